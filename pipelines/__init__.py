@@ -1,0 +1,1 @@
+"""How models are made: flows, training, modelling, studies and reports over the services."""

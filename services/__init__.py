@@ -1,0 +1,1 @@
+"""The five services of gliaflow and the floor they stand on."""

@@ -1,0 +1,1 @@
+"""From volumes and regions to named, versioned features."""

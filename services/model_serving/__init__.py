@@ -1,0 +1,1 @@
+"""Fitted models as versioned packages, and predictions from them."""

@@ -1,0 +1,1 @@
+"""From the scanner's images to aligned, bias-corrected, skull-stripped, normalised volumes."""

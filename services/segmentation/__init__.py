@@ -1,0 +1,1 @@
+"""From prepared volumes to tumour regions."""

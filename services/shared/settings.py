@@ -1,0 +1,60 @@
+"""The only reader of the environment: every setting is a ``GLIAFLOW_*`` variable with a typed default."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ServiceName = Literal["preprocessing", "segmentation", "feature_store", "model_serving", "survival_analytics"]
+SERVICE_NAMES: tuple[ServiceName, ...] = (
+    "preprocessing",
+    "segmentation",
+    "feature_store",
+    "model_serving",
+    "survival_analytics",
+)
+
+
+class Settings(BaseSettings):
+    """Settings of one process. ``GLIAFLOW_STORAGE_ROOT=s3://bucket/prefix`` sets ``storage_root``, and so on."""
+
+    model_config = SettingsConfigDict(env_prefix="GLIAFLOW_", extra="ignore", frozen=True)
+
+    environment: Literal["development", "production"] = "development"
+    storage_root: str = Field("workspace", description="Folder or s3:// URL below which every key lives")
+    runner: Literal["process", "thread"] = Field("process", description="Where per-case work runs")
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Cases at a time")
+    device: str = Field("auto", description="Torch device: auto, cpu, cuda, cuda:1 …")
+    token: SecretStr | None = Field(None, description="Bearer token that callers of a service must send")
+    max_request_mb: int = Field(64, ge=1, description="Largest request body a service accepts")
+    request_timeout_s: float = Field(3600.0, gt=0, description="Seconds a service may take for one request")
+    preprocessing_url: str | None = None
+    segmentation_url: str | None = None
+    feature_store_url: str | None = None
+    model_serving_url: str | None = None
+    survival_analytics_url: str | None = None
+    atlas: str = Field("icbm152", description="icbm152, or a folder that holds SRI24 volumes")
+    real_data: Path = Field(Path("../shared/data"), description="Folder of public data for real-input runs")
+    r_oracle: Path = Field(Path("../shared/r-oracle"), description="Folder of reference results from R")
+
+    @model_validator(mode="after")
+    def _refuse_unsafe_production(self) -> Settings:
+        if self.environment == "production" and self.token is None:
+            raise ValueError("GLIAFLOW_TOKEN must be set when GLIAFLOW_ENVIRONMENT=production")
+        return self
+
+    def service_url(self, name: ServiceName) -> str | None:
+        """Return where a service listens, or None when it runs in this process."""
+        url: str | None = getattr(self, f"{name}_url")
+        return url
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """Return this process's settings, read once."""
+    return Settings()
