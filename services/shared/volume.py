@@ -19,6 +19,10 @@ from services.shared.storage import Storage
 
 GEOMETRY_TOLERANCE_MM = 1e-3
 
+_NIFTI_HEADER_SIZE = 348
+_NIFTI_HEADER_BYTES = 352
+_CHUNK_BYTES = 1 << 22
+
 
 def read_volume(storage: Storage, key: str, *, pixel_type: int = sitk.sitkFloat32) -> sitk.Image:
     """Read a NIfTI volume and check that it can be worked with.
@@ -37,8 +41,7 @@ def read_volume(storage: Storage, key: str, *, pixel_type: int = sitk.sitkFloat3
 def read_volume_file(path: Path, *, name: str | None = None, pixel_type: int = sitk.sitkFloat32) -> sitk.Image:
     """As :func:`read_volume`, from a file on this machine."""
     name = name or path.name
-    if path.name.endswith(".gz"):
-        _check_gzip(path, name)
+    _check_nifti(path, name)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -67,25 +70,26 @@ def read_volume_file(path: Path, *, name: str | None = None, pixel_type: int = s
         raise InvalidVolume(
             "the volume is flat", field=name, expected="at least 2 voxels along each axis", got=image.GetSize()
         )
-    values = sitk.GetArrayViewFromImage(image)
-    if np.issubdtype(values.dtype, np.floating):
-        broken = values.size - int(np.count_nonzero(np.isfinite(values)))
-        if broken:
-            raise InvalidVolume(
-                "the volume holds NaN or infinite values",
-                field=name,
-                expected="finite values",
-                got=f"{broken} of {values.size} voxels",
-                remedy="export the image again, or replace these voxels knowingly",
-            )
     return image
 
 
-def _check_gzip(path: Path, name: str) -> None:
+def _check_nifti(path: Path, name: str) -> None:
+    """Check that a NIfTI file is whole and that its values are finite.
+
+    ITK's reader silently turns NaN and Inf into zero and pads a truncated file, so the bytes are checked here.
+    """
+    opener = gzip.open if path.name.endswith(".gz") else open
     try:
-        with gzip.open(path, "rb") as file:
-            while file.read(1 << 20):
-                pass
+        with opener(path, "rb") as file:
+            header = file.read(_NIFTI_HEADER_BYTES)
+            data_type = _float_type(header)
+            broken = values = 0
+            file.seek(_data_offset(header))
+            while chunk := file.read(_CHUNK_BYTES):
+                if data_type is not None:
+                    numbers = np.frombuffer(chunk[: len(chunk) // data_type.itemsize * data_type.itemsize], data_type)
+                    values += numbers.size
+                    broken += numbers.size - int(np.count_nonzero(np.isfinite(numbers)))
     except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
         raise UnreadableFile(
             "the compressed file is damaged",
@@ -94,6 +98,35 @@ def _check_gzip(path: Path, name: str) -> None:
             got=str(error),
             remedy="copy or export the file again",
         ) from error
+    if broken:
+        raise InvalidVolume(
+            "the volume holds NaN or infinite values",
+            field=name,
+            expected="finite values",
+            got=f"{broken} of {values} voxels",
+            remedy="export the image again, or replace these voxels knowingly",
+        )
+
+
+def _byte_order(header: bytes) -> str:
+    return "<" if header[:4] == _NIFTI_HEADER_SIZE.to_bytes(4, "little") else ">"
+
+
+def _float_type(header: bytes) -> np.dtype[np.floating] | None:
+    """Return the type of the stored values where it can hold NaN (NIfTI-1 datatype codes 16 and 64)."""
+    if len(header) < _NIFTI_HEADER_BYTES:
+        return None
+    order = _byte_order(header)
+    code = int(np.frombuffer(header, f"{order}i2", 1, 70)[0])
+    kind = {16: "f4", 64: "f8"}.get(code)
+    return np.dtype(f"{order}{kind}") if kind else None
+
+
+def _data_offset(header: bytes) -> int:
+    if len(header) < _NIFTI_HEADER_BYTES:
+        return len(header)
+    offset = float(np.frombuffer(header, f"{_byte_order(header)}f4", 1, 108)[0])
+    return int(offset) if offset >= _NIFTI_HEADER_BYTES else _NIFTI_HEADER_BYTES
 
 
 def write_volume(storage: Storage, key: str, image: sitk.Image) -> None:
