@@ -240,3 +240,10 @@ class Unavailable(GliaflowError):
 
     status = 503
     title = "Service unavailable"
+
+
+class ServiceFault(GliaflowError):
+    """A service failed in a way that is its own fault; its log tells more."""
+
+    status = 500
+    title = "The service failed"

@@ -54,6 +54,36 @@ class Settings(BaseSettings):
         return url
 
 
+_LIBRARY_DEFAULTS = {
+    "BENTOML_DO_NOT_TRACK": "True",
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "FEAST_USAGE": "False",
+    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}
+
+
+def quiet_libraries() -> None:
+    """Give libraries their defaults for this platform: no telemetry, no chatter; what the user set stays.
+
+    Must run before the libraries are imported; worker processes inherit it.
+    """
+    for name, value in _LIBRARY_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    root = settings().storage_root
+    home = Path(root).resolve() if "://" not in root else Path.home() / ".gliaflow"
+    os.environ.setdefault("PREFECT_HOME", str(home / ".prefect"))
+
+
+def bound_threads(count: int) -> None:
+    """Bound the threads of numerical libraries in processes that start after this call."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+        os.environ[name] = str(count)
+
+
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """Return this process's settings, read once."""

@@ -1,0 +1,1 @@
+"""When and where work runs: each module is a short Prefect flow over the services."""

@@ -1,0 +1,57 @@
+"""Extract the radiomic features of every segmented case, then register the cohort's tables in the feature store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from pipelines.clients import connect
+from pipelines.flows.fanout import CaseOutcome, Progress, ignore_progress, treat_cases
+from pipelines.ledger import STEPS, usable_cases
+from services.feature_store.contracts import ExtractParameters, ExtractRequest, RegisterRequest, RegisterResult
+from services.shared.cohort import read_cohort
+from services.shared.settings import settings
+from services.shared.storage import open_storage
+
+
+@flow(name="extract", task_runner=ThreadPoolTaskRunner(max_workers=settings().workers), validate_parameters=False)
+def extract_cohort(
+    cohort: str,
+    parameters: ExtractParameters,
+    only: Sequence[str] | None = None,
+    progress: Progress = ignore_progress,
+) -> list[CaseOutcome]:
+    """Extract the radiomic features of every segmented case, then register the cohort's tables in the feature store.
+
+    Parameters
+    ----------
+    cohort
+        Name of the cohort; its ``study`` subset is treated.
+    parameters
+        What the step is told.
+    only
+        Labels of the cases to treat; None means all.
+    progress
+        Called with the number of finished cases, their total, and the label of the last one.
+    """
+    storage = open_storage()
+    members = read_cohort(storage, cohort).subset("study")
+    outcomes = treat_cases(
+        storage,
+        usable_cases(storage, members, steps=("prepare", "segment"), only=only),
+        step="extract",
+        call=("feature_store", "extract"),
+        request=lambda case: ExtractRequest(case=case, parameters=parameters),
+        progress=progress,
+    )
+    finished = usable_cases(storage, members, steps=STEPS)
+    _register(RegisterRequest(cohort=cohort, cases=finished))
+    return outcomes
+
+
+@task(name="register", cache_policy=NO_CACHE, persist_result=False)
+def _register(request: RegisterRequest) -> RegisterResult:
+    return connect("feature_store").register(request)

@@ -1,0 +1,47 @@
+"""Prepare every case of a cohort: orientation, bias field, registration, brain extraction, normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from pipelines.flows.fanout import CaseOutcome, Progress, ignore_progress, treat_cases
+from pipelines.ledger import usable_cases
+from services.preprocessing.contracts import PrepareParameters, PrepareRequest
+from services.shared.cohort import read_cohort
+from services.shared.settings import settings
+from services.shared.storage import open_storage
+
+
+@flow(name="prepare", task_runner=ThreadPoolTaskRunner(max_workers=settings().workers), validate_parameters=False)
+def prepare_cohort(
+    cohort: str,
+    parameters: PrepareParameters,
+    only: Sequence[str] | None = None,
+    progress: Progress = ignore_progress,
+) -> list[CaseOutcome]:
+    """Prepare every case of a cohort: orientation, bias field, registration, brain extraction, normalisation.
+
+    Parameters
+    ----------
+    cohort
+        Name of the cohort.
+    parameters
+        What the step is told.
+    only
+        Labels of the cases to treat; None means all.
+    progress
+        Called with the number of finished cases, their total, and the label of the last one.
+    """
+    storage = open_storage()
+    members = read_cohort(storage, cohort)
+    return treat_cases(
+        storage,
+        usable_cases(storage, members, steps=(), only=only),
+        step="prepare",
+        call=("preprocessing", "prepare"),
+        request=lambda case: PrepareRequest(case=case, parameters=parameters),
+        progress=progress,
+    )

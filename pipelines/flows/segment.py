@@ -1,0 +1,47 @@
+"""Segment every prepared case of a cohort, by an expert's mask or by the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from pipelines.flows.fanout import CaseOutcome, Progress, ignore_progress, treat_cases
+from pipelines.ledger import usable_cases
+from services.segmentation.contracts import SegmentParameters, SegmentRequest
+from services.shared.cohort import read_cohort
+from services.shared.settings import settings
+from services.shared.storage import open_storage
+
+
+@flow(name="segment", task_runner=ThreadPoolTaskRunner(max_workers=settings().workers), validate_parameters=False)
+def segment_cohort(
+    cohort: str,
+    parameters: SegmentParameters,
+    only: Sequence[str] | None = None,
+    progress: Progress = ignore_progress,
+) -> list[CaseOutcome]:
+    """Segment every prepared case of a cohort, by an expert's mask or by the network.
+
+    Parameters
+    ----------
+    cohort
+        Name of the cohort; its ``study`` subset is treated.
+    parameters
+        What the step is told.
+    only
+        Labels of the cases to treat; None means all.
+    progress
+        Called with the number of finished cases, their total, and the label of the last one.
+    """
+    storage = open_storage()
+    members = read_cohort(storage, cohort).subset("study")
+    return treat_cases(
+        storage,
+        usable_cases(storage, members, steps=("prepare",), only=only),
+        step="segment",
+        call=("segmentation", "segment"),
+        request=lambda case: SegmentRequest(case=case, parameters=parameters),
+        progress=progress,
+    )
