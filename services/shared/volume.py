@@ -63,7 +63,7 @@ def read_volume_file(path: Path, *, name: str | None = None, pixel_type: int = s
             "the file cannot be read as an image",
             field=name,
             expected="NIfTI",
-            got=str(error).strip().splitlines()[-1].strip()[:160],
+            got=str(error).strip().splitlines()[-1].strip().replace(str(path), name)[:160],
             remedy="export the image again",
         ) from error
     if min(image.GetSize()) < 2:

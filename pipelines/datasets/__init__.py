@@ -1,0 +1,1 @@
+"""Importers: public releases as their publishers lay them out, into our cohorts and tables."""

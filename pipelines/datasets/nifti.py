@@ -1,0 +1,215 @@
+"""Import folders of NIfTI images, whatever their release calls the sequences.
+
+Known names are those of BraTS 2013–2021 (``_t1 _t1ce _t2 _flair _seg``), BraTS 2023 and later (``-t1n -t1c -t2w -t2f
+-seg``), BIDS (``_T1w _ce-gadolinium_T1w _T2w _FLAIR _dseg``), and TCIA conversions (``_T1 _T1c _T2 _FLAIR``).
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from services.shared.cohort import CaseKeys, Cohort, Sequence, participants_key, read_cohort, write_participants
+from services.shared.contracts import CaseRef, case_label
+from services.shared.errors import DuplicateId, GliaflowError, IdMismatch, InvalidTable, InvalidValue, NotFound
+from services.shared.storage import Storage
+
+SEGMENTATION = "segmentation"
+_SUFFIXES: dict[str, str] = {
+    **dict.fromkeys(("t1", "t1w", "t1n", "t1pre"), Sequence.T1.value),
+    **dict.fromkeys(("t1c", "t1ce", "t1gd", "t1post", "gadolinium_t1w", "gd_t1w"), Sequence.T1C.value),
+    **dict.fromkeys(("t2", "t2w"), Sequence.T2.value),
+    **dict.fromkeys(("flair", "t2f", "fla", "t2flair"), Sequence.FLAIR.value),
+    **dict.fromkeys(("seg", "dseg", "segmentation"), SEGMENTATION),
+}
+_ID_COLUMNS = ("participant_id", "source_id", "case_id", "BraTS21ID", "BraTS_2020_subject_ID", "Brats17ID", "ID")
+
+
+@dataclass(frozen=True)
+class ImportedCase:
+    """One imported case: its label, what was found, and what the release calls it."""
+
+    case: CaseRef
+    source_id: str
+    found: tuple[str, ...]
+
+
+def sequence_of(file_name: str) -> str | None:
+    """Return the sequence (or ``segmentation``) that a file's name speaks of, or None.
+
+    >>> sequence_of("BraTS2021_00495_t1ce.nii.gz")
+    'T1c'
+    >>> sequence_of("sub-01_ce-gadolinium_T1w.nii.gz")
+    'T1c'
+    """
+    stem = re.sub(r"\.nii(\.gz)?$", "", file_name, flags=re.IGNORECASE).lower()
+    parts = re.split(r"[_\-. ]+", stem)
+    return _SUFFIXES.get("_".join(parts[-2:])) or _SUFFIXES.get(parts[-1])
+
+
+def find_cases(source: Path) -> list[Path]:
+    """Return the case folders of a release: ``source`` itself if it holds images, else its folders that do.
+
+    Raises
+    ------
+    NotFound
+        Where there is no image of a known name.
+    """
+    if not source.is_dir():
+        raise NotFound("there is no such folder", field="source", got=source.name)
+    found = [folder for folder in [source, *sorted(source.iterdir())] if folder.is_dir() and _images(folder)]
+    if not found:
+        raise NotFound(
+            "no image of a known name was found",
+            field="source",
+            got=source.name,
+            expected="NIfTI files ending in " + ", ".join(sorted(_SUFFIXES)),
+            remedy="rename the files, or point at the folder that holds the case folders",
+        )
+    return [source] if found[0] == source else found
+
+
+def _images(folder: Path) -> dict[str, list[Path]]:
+    images: dict[str, list[Path]] = {}
+    places = [folder, folder / "anat"]
+    for path in sorted(p for place in places if place.is_dir() for p in place.iterdir()):
+        kind = sequence_of(path.name) if re.search(r"\.nii(\.gz)?$", path.name, re.IGNORECASE) else None
+        if kind and path.is_file():
+            images.setdefault(kind, []).append(path)
+    return images
+
+
+def import_nifti(
+    storage: Storage,
+    source: Path,
+    cohort: str,
+    *,
+    participants: Path | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[list[ImportedCase], list[GliaflowError]]:
+    """Copy a release's images into a cohort, beside cases that it already has.
+
+    Parameters
+    ----------
+    storage
+        Where the cohort stands.
+    source
+        A case folder, or a folder of case folders.
+    cohort
+        Name of the cohort; it is made where it does not exist.
+    participants
+        A table (CSV or TSV) with one row a case and an identifier that matches the folders' names.
+    progress
+        Called with finished, total and the case's label.
+
+    Returns
+    -------
+    tuple of lists
+        The imported cases, and the problems of those that were left out.
+
+    Raises
+    ------
+    DuplicateId, IdMismatch
+        Where a case is already in the cohort, or the table and the folders do not name the same cases.
+    """
+    folders = find_cases(source)
+    labels = {folder: case_label(folder.name.removeprefix("sub-")) for folder in folders}
+    known = read_cohort(storage, cohort) if storage.exists(participants_key(cohort)) else None
+    _refuse_duplicates(list(labels.values()), known)
+    table = None if participants is None else _read_participants(participants, set(labels.values()))
+    imported: list[ImportedCase] = []
+    problems: list[GliaflowError] = []
+    for done, (folder, label) in enumerate(labels.items(), start=1):
+        case = CaseRef(cohort=cohort, id=label)
+        try:
+            imported.append(_import_case(storage, folder, case))
+        except GliaflowError as error:
+            storage.remove(CaseKeys(case).raw)
+            problems.append(error.with_context(case=str(case), step="import"))
+        if progress is not None:
+            progress(done, len(labels), label)
+    if imported:
+        fresh = pd.DataFrame(
+            {"participant_id": f"sub-{i.case.id}", "source_id": i.source_id, "subset": "study"} for i in imported
+        )
+        if table is not None:
+            fresh = fresh.merge(table, on="participant_id", how="left", validate="one_to_one")
+        frame = fresh if known is None else pd.concat([known.participants, fresh], ignore_index=True)
+        write_participants(storage, cohort, frame)
+    return imported, problems
+
+
+def _refuse_duplicates(labels: list[str], known: Cohort | None) -> None:
+    there = set() if known is None else {case.id for case in known.cases}
+    repeated = sorted({label for label in labels if labels.count(label) > 1} | (set(labels) & there))
+    if repeated:
+        raise DuplicateId(
+            "a case would be imported twice",
+            field="source",
+            got=", ".join(repeated[:5]),
+            expected="identifiers that differ in their letters and digits, and are not in the cohort yet",
+            remedy="import into another cohort, or remove the case first",
+        )
+
+
+def _import_case(storage: Storage, folder: Path, case: CaseRef) -> ImportedCase:
+    images = _images(folder)
+    keys = CaseKeys(case)
+    for kind, paths in images.items():
+        if len(paths) > 1:
+            raise InvalidValue(
+                "two files claim to be the same sequence",
+                field=kind,
+                expected="one file",
+                got=", ".join(path.name for path in paths),
+                remedy="remove or rename one of them",
+            )
+        key = keys.raw_segmentation if kind == SEGMENTATION else keys.raw_image(Sequence(kind))
+        with storage.publish(key) as target:
+            _copy_compressed(paths[0], target)
+    return ImportedCase(case=case, source_id=folder.name.removeprefix("sub-"), found=tuple(sorted(images)))
+
+
+def _copy_compressed(source: Path, target: Path) -> None:
+    if source.name.lower().endswith(".gz"):
+        shutil.copyfile(source, target)
+        return
+    with source.open("rb") as plain, target.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+        shutil.copyfileobj(plain, packed)
+
+
+def _read_participants(path: Path, labels: set[str]) -> pd.DataFrame:
+    frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str).rename(columns=str.strip)
+    column = next((name for name in _ID_COLUMNS if name in frame), None)
+    if column is None:
+        raise InvalidTable(
+            "the table has no column of identifiers",
+            field=path.name,
+            expected=" or ".join(_ID_COLUMNS),
+            got=", ".join(frame.columns[:8]),
+        )
+    frame.insert(0, "participant_id", "sub-" + frame.pop(column).str.removeprefix("sub-").map(case_label))
+    repeated = frame.loc[frame["participant_id"].duplicated(), "participant_id"]
+    if not repeated.empty:
+        raise DuplicateId(
+            "a participant occurs more than once",
+            field=path.name,
+            expected="one row a participant",
+            got=", ".join(sorted(set(repeated))[:5]),
+        )
+    ids = set(frame["participant_id"].str.removeprefix("sub-"))
+    if not labels <= ids:
+        raise IdMismatch(
+            "the clinical table and the image folders do not name the same cases",
+            field=path.name,
+            expected="a row for each of " + ", ".join(sorted(labels - ids)[:5]),
+            got=", ".join(sorted(ids - labels)[:5]) or "no other identifiers",
+            remedy="correct the identifiers; only their letters and digits are compared",
+        )
+    return frame.drop(columns=[c for c in ("source_id", "subset") if c in frame])
