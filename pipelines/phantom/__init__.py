@@ -1,0 +1,1 @@
+"""The phantom cohort: heads, gliomas, scanners, clinic and genes with planted, known effects."""
