@@ -13,7 +13,7 @@ demo: setup ## Simulate a cohort and run the whole main job on it
 	@$(BIN)/gliaflow demo
 
 test: setup ## Run every test
-	@$(BIN)/pytest -n 2 --dist worksteal
+	@$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: setup ## Check style, types and the dependency rule
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -13,6 +13,7 @@ from services.shared.errors import InvalidValue, NotFound
 DEFAULT_FILE = Path("params.yaml")
 
 Section = TypeVar("Section", bound=BaseModel)
+Value = TypeVar("Value", str, int)
 
 
 def read_section(path: Path | None, name: str, kind: type[Section]) -> Section:
@@ -34,9 +35,43 @@ def read_section(path: Path | None, name: str, kind: type[Section]) -> Section:
     InvalidValue
         Where the file is not YAML, or a field is unknown or has a wrong value.
     """
+    content = _read_file(path)
+    try:
+        return kind.model_validate(content.get(name) or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InvalidValue(
+            f"a parameter is wrong: {first['msg']}",
+            field=".".join([(path or DEFAULT_FILE).name, name, *map(str, first["loc"])]),
+            expected=first["type"],
+            got=repr(first["input"]),
+            remedy=f"the section {name!r} takes: {', '.join(kind.model_fields)}",
+        ) from error
+
+
+def read_value(path: Path | None, name: str, *, default: Value) -> Value:
+    """Return one value of the top level of a parameter file, or its default.
+
+    Raises
+    ------
+    InvalidValue
+        Where it is not of the default's type.
+    """
+    value = _read_file(path).get(name, default)
+    if not isinstance(value, type(default)):
+        raise InvalidValue(
+            "a parameter is wrong",
+            field=name,
+            expected=type(default).__name__,
+            got=f"{value!r} ({type(value).__name__})",
+        )
+    return value
+
+
+def _read_file(path: Path | None) -> dict[str, object]:
     if path is None:
         if not DEFAULT_FILE.is_file():
-            return kind()
+            return {}
         path = DEFAULT_FILE
     if not path.is_file():
         raise NotFound("there is no such parameter file", field=str(path), remedy="name an existing file with --params")
@@ -46,14 +81,6 @@ def read_section(path: Path | None, name: str, kind: type[Section]) -> Section:
         raise InvalidValue(
             "the parameter file is not YAML", field=path.name, got=str(error).replace("\n", " ")
         ) from error
-    try:
-        return kind.model_validate(content.get(name) or {})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise InvalidValue(
-            f"a parameter is wrong: {first['msg']}",
-            field=".".join([path.name, name, *map(str, first["loc"])]),
-            expected=first["type"],
-            got=repr(first["input"]),
-            remedy=f"the section {name!r} takes: {', '.join(kind.model_fields)}",
-        ) from error
+    if not isinstance(content, dict):
+        raise InvalidValue("the parameter file has no sections", field=path.name, expected="a mapping", got=content)
+    return content

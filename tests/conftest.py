@@ -36,3 +36,12 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data at {folder}: set GLIAFLOW_REAL_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """A Prefect API with an empty database. Tests that use it carry the mark ``xdist_group("prefect")``."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipelines.clients import connect
-from pipelines.flows.fanout import CaseOutcome, Progress, ignore_progress, treat_cases
+from pipelines.flows.fanout import CaseOutcome, Progress, treat_cases
 from pipelines.ledger import STEPS, usable_cases
 from services.feature_store.contracts import ExtractParameters, ExtractRequest, RegisterRequest, RegisterResult
 from services.shared.cohort import read_cohort
@@ -22,7 +22,7 @@ def extract_cohort(
     cohort: str,
     parameters: ExtractParameters,
     only: Sequence[str] | None = None,
-    progress: Progress = ignore_progress,
+    progress: Progress | None = None,
 ) -> list[CaseOutcome]:
     """Extract the radiomic features of every segmented case, then register the cohort's tables in the feature store.
 
@@ -48,7 +48,7 @@ def extract_cohort(
         progress=progress,
     )
     finished = usable_cases(storage, members, steps=STEPS)
-    _register(RegisterRequest(cohort=cohort, cases=finished))
+    _register(RegisterRequest(cohort=cohort, cases=tuple(case.id for case in finished)))
     return outcomes
 
 

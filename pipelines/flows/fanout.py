@@ -31,10 +31,6 @@ from services.shared.storage import Storage
 Progress = Callable[[int, int, str], None]
 
 
-def ignore_progress(done: int, total: int, case: str) -> None:
-    """Report nothing."""
-
-
 class CaseOutcome(BaseModel):
     """What became of one case in one step: a result, or the problem it is quarantined with."""
 
@@ -96,7 +92,7 @@ def treat_cases(
     step: Step,
     call: tuple[ServiceName, str],
     request: Callable[[CaseRef], BaseModel],
-    progress: Progress = ignore_progress,
+    progress: Progress | None = None,
 ) -> list[CaseOutcome]:
     """Call one endpoint for every case of a cohort, inside a flow, and keep the ledger of the step.
 
@@ -124,7 +120,8 @@ def treat_cases(
     for done, future in enumerate(as_completed(list(waiting)), start=1):
         case = waiting[future]
         outcomes[case] = _outcome(case, step, future.result(raise_on_failure=False))
-        progress(done, len(waiting), case.id)
+        if progress is not None:
+            progress(done, len(waiting), case.id)
     update_quarantine(storage, step, {case: outcome.problem for case, outcome in outcomes.items()})
     return [outcomes[case] for case in waiting.values()]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from prefect import flow
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from pipelines.flows.fanout import CaseOutcome, Progress, ignore_progress, treat_cases
+from pipelines.flows.fanout import CaseOutcome, Progress, treat_cases
 from pipelines.ledger import usable_cases
 from services.segmentation.contracts import SegmentParameters, SegmentRequest
 from services.shared.cohort import read_cohort
@@ -20,7 +20,7 @@ def segment_cohort(
     cohort: str,
     parameters: SegmentParameters,
     only: Sequence[str] | None = None,
-    progress: Progress = ignore_progress,
+    progress: Progress | None = None,
 ) -> list[CaseOutcome]:
     """Segment every prepared case of a cohort, by an expert's mask or by the network.
 

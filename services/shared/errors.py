@@ -6,7 +6,9 @@ exception whether a service runs in its own process or behind HTTP.
 
 from __future__ import annotations
 
-from typing import ClassVar, TypedDict
+from typing import ClassVar
+
+from typing_extensions import TypedDict
 
 
 class Problem(TypedDict, total=False):

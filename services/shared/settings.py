@@ -38,6 +38,12 @@ class Settings(BaseSettings):
     feature_store_url: str | None = None
     model_serving_url: str | None = None
     survival_analytics_url: str | None = None
+    feature_registry_url: SecretStr | None = Field(
+        None, description="Feast registry, an SQLAlchemy URL; default a file"
+    )
+    feature_online_url: SecretStr | None = Field(
+        None, description="Feast online store, redis://host:port; default a file"
+    )
     atlas: str = Field("icbm152", description="icbm152, or a folder that holds SRI24 volumes")
     real_data: Path = Field(Path("../shared/data"), description="Folder of public data for real-input runs")
     r_oracle: Path = Field(Path("../shared/r-oracle"), description="Folder of reference results from R")

@@ -1,0 +1,102 @@
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from pipelines.datasets.nifti import import_nifti, sequence_of
+from services.shared.cohort import CaseKeys, Sequence, read_cohort
+from services.shared.errors import DuplicateId, IdMismatch, InvalidTable, NotFound
+from services.shared.storage import Storage
+from services.shared.volume import read_volume
+
+IMAGE = sitk.GetImageFromArray(np.arange(64, dtype=np.float32).reshape(4, 4, 4))
+
+
+def release(folder: Path, case: str, *names: str) -> Path:
+    (folder / case).mkdir(parents=True)
+    for name in names:
+        sitk.WriteImage(IMAGE, str(folder / case / name))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence"),
+    [
+        ("BraTS2021_00495_t1.nii.gz", "T1w"),
+        ("BraTS2021_00495_t1ce.nii.gz", "T1c"),
+        ("BraTS-GLI-00000-000-t1n.nii.gz", "T1w"),
+        ("BraTS-GLI-00000-000-t1c.nii.gz", "T1c"),
+        ("BraTS-GLI-00000-000-t2f.nii.gz", "FLAIR"),
+        ("BraTS-GLI-00000-000-t2w.nii.gz", "T2w"),
+        ("BraTS-GLI-00000-000-seg.nii.gz", "segmentation"),
+        ("TCGA-02-0054_FLAIR.nii.gz", "FLAIR"),
+        ("sub-01_ce-gadolinium_T1w.nii.gz", "T1c"),
+        ("sub-01_T1w.nii", "T1w"),
+        ("notes.nii.gz", None),
+    ],
+)
+def test_names_of_releases_are_known(name: str, sequence: str | None) -> None:
+    assert sequence_of(name) == sequence
+
+
+def test_folder_of_cases_becomes_a_cohort(storage: Storage, tmp_path: Path) -> None:
+    source = release(tmp_path / "r", "TCGA-02-0054", "a_T1.nii.gz", "a_T1c.nii", "a_T2.nii.gz", "a_FLAIR.nii.gz")
+    release(tmp_path / "r", "TCGA-02-0055", "a_t1.nii.gz", "a_seg.nii.gz")
+    (tmp_path / "clinic.csv").write_text("ID,age_years,grade\nTCGA-02-0055,50,4\nTCGA-02-0054,61,3\nTCGA-02-0056,1,2\n")
+    imported, problems = import_nifti(storage, source, "tcga", participants=tmp_path / "clinic.csv")
+    assert not problems
+    assert [case.case.id for case in imported] == ["TCGA020054", "TCGA020055"]
+    frame = read_cohort(storage, "tcga").participants.set_index("source_id")
+    assert frame.loc["TCGA-02-0054", "grade"] == 3
+    keys = CaseKeys(imported[0].case)
+    np.testing.assert_array_equal(
+        sitk.GetArrayFromImage(read_volume(storage, keys.raw_image(Sequence.T1C))), sitk.GetArrayFromImage(IMAGE)
+    )
+    assert storage.exists(CaseKeys(imported[1].case).raw_segmentation)
+    assert gzip.decompress(storage.read_bytes(keys.raw_image(Sequence.T1C)))[:4] == (348).to_bytes(4, "little")
+
+
+def test_second_import_adds_and_refuses_what_is_there(storage: Storage, tmp_path: Path) -> None:
+    import_nifti(storage, release(tmp_path / "one", "a-1", "x_t1.nii.gz"), "c")
+    import_nifti(storage, release(tmp_path / "two", "a-2", "x_t1.nii.gz"), "c")
+    assert [case.id for case in read_cohort(storage, "c").cases] == ["a1", "a2"]
+    with pytest.raises(DuplicateId, match="a1"):
+        import_nifti(storage, release(tmp_path / "three", "a_1", "x_t1.nii.gz"), "c")
+
+
+def test_ambiguous_case_is_left_out_with_its_reason_and_leaves_nothing(storage: Storage, tmp_path: Path) -> None:
+    source = release(tmp_path / "r", "good", "x_t1.nii.gz")
+    release(tmp_path / "r", "bad", "x_t1.nii.gz", "y_T1w.nii.gz")
+    imported, problems = import_nifti(storage, source, "c")
+    assert [case.case.id for case in imported] == ["good"]
+    assert problems[0].case == "c/sub-bad"
+    assert "x_t1.nii.gz, y_T1w.nii.gz" in str(problems[0])
+    assert storage.folders("raw/c") == ["sub-good"]
+
+
+@pytest.mark.parametrize(
+    ("table", "error", "message"),
+    [
+        ("ID,grade\nother,4\n", IdMismatch, "a row for each of case1"),
+        ("ID,grade\ncase1,4\ncase-1,3\n", DuplicateId, "sub-case1"),
+        ("patient,grade\ncase1,4\n", InvalidTable, "participant_id or source_id"),
+    ],
+)
+def test_clinical_table_that_does_not_fit_is_refused(
+    storage: Storage, tmp_path: Path, table: str, error: type[Exception], message: str
+) -> None:
+    (tmp_path / "clinic.csv").write_text(table)
+    source = release(tmp_path / "r", "case1", "x_t1.nii.gz")
+    with pytest.raises(error, match=message):
+        import_nifti(storage, source, "c", participants=tmp_path / "clinic.csv")
+    assert not storage.exists("raw/c")
+
+
+def test_folder_without_images_is_refused(storage: Storage, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotFound, match="no image of a known name"):
+        import_nifti(storage, tmp_path / "empty", "c")
+    with pytest.raises(NotFound, match="no such folder"):
+        import_nifti(storage, tmp_path / "nothing", "c")
