@@ -57,7 +57,7 @@ def parameters() -> ExtractParameters:
     return ExtractParameters(sequences=("T1c", "FLAIR"), feature_classes=("shape", "firstorder", "glcm"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_case() -> Callable[..., CaseRef]:
     """Write a prepared and segmented case."""
 
@@ -82,7 +82,7 @@ def write_case() -> Callable[..., CaseRef]:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_clinical() -> Callable[..., None]:
     """Write a cohort's table of participants."""
 

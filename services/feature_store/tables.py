@@ -1,0 +1,190 @@
+"""A cohort's feature tables: one row a case, stamped with the moment of its scan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from services.feature_store.radiomics import STEP, read_row, row_parameters
+from services.shared.cohort import CaseKeys, Cohort, participants_key, read_cohort
+from services.shared.contracts import CaseRef
+from services.shared.errors import InvalidTable, NotFound
+from services.shared.storage import Storage
+
+CASE_ID = "case_id"
+EVENT_TIMESTAMP = "event_timestamp"
+HAS_RADIOMICS = "has_radiomics"
+UNDATED = pd.Timestamp("2000-01-01", tz="UTC")
+"""Stamp of a case whose scan has no date."""
+
+_NOT_CLINICAL = ("participant_id", "source_id", "subset", "scan_date")
+_RESERVED = (CASE_ID, EVENT_TIMESTAMP, HAS_RADIOMICS)
+_STAMP = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True)
+class CohortTables:
+    """The two tables, by storage key, and which cases the radiomic one lacks."""
+
+    radiomics: str
+    clinical: str
+    features: tuple[str, ...]
+    clinical_columns: tuple[pa.Field, ...]
+    rows: int
+    without_features: tuple[str, ...]
+
+
+def radiomics_key(cohort: str) -> str:
+    """Key of a cohort's table of radiomic features."""
+    return f"features/{cohort}/radiomics.parquet"
+
+
+def clinical_key(cohort: str) -> str:
+    """Key of a cohort's clinical table."""
+    return f"features/{cohort}/clinical.parquet"
+
+
+def write_tables(storage: Storage, name: str, cases: Sequence[CaseRef] | None) -> CohortTables:
+    """Gather the cases' rows and clinical data into the cohort's two tables.
+
+    Parameters
+    ----------
+    cases
+        Which cases; by default the subset ``study``.
+
+    Raises
+    ------
+    NotFound
+        Where a case is not in the cohort, or no case has features.
+    InvalidTable
+        Where cases were extracted with different parameters, or a scan date cannot be read.
+    """
+    cohort = _chosen(read_cohort(storage, name), cases)
+    found = [case for case in cohort.cases if _is_extracted(storage, CaseKeys(case))]
+    if not found:
+        raise NotFound(
+            "no case of the cohort has features",
+            field=f"features/{name}/cases",
+            expected=f"features of {len(cohort.cases)} cases",
+            got="none",
+            remedy="run 'gliaflow extract' first",
+        )
+    stamps = scan_timestamps(cohort)
+    names = _write_radiomics(storage, name, found, stamps)
+    columns = _write_clinical(storage, cohort, {case.id for case in found}, stamps)
+    missing = tuple(case.id for case in cohort.cases if case not in found)
+    return CohortTables(radiomics_key(name), clinical_key(name), names, columns, len(found), missing)
+
+
+def _is_extracted(storage: Storage, keys: CaseKeys) -> bool:
+    """Return whether the row is that of a finished step, and not a leftover of one that has failed since."""
+    return storage.exists(keys.features) and storage.exists(keys.manifest(STEP))
+
+
+def _chosen(cohort: Cohort, cases: Sequence[CaseRef] | None) -> Cohort:
+    if cases is None:
+        return cohort.subset("study")
+    unknown = sorted(map(str, set(cases) - set(cohort.cases)))
+    if unknown:
+        raise NotFound(
+            "a case is not in the cohort",
+            field="cases",
+            expected=f"participants of {cohort.name}",
+            got=", ".join(unknown[:5]),
+            remedy="correct the id, or import the case first",
+        )
+    rows = cohort.participants["participant_id"].isin([f"sub-{case.id}" for case in cases])
+    return Cohort(cohort.name, cohort.participants[rows].reset_index(drop=True))
+
+
+def scan_timestamps(cohort: Cohort) -> dict[str, pd.Timestamp]:
+    """Return each case's moment of scan, UTC; :data:`UNDATED` where the table states none."""
+    ids = [case.id for case in cohort.cases]
+    if "scan_date" not in cohort.participants:
+        return dict.fromkeys(ids, UNDATED)
+    text = cohort.participants["scan_date"]
+    dates = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
+    wrong = cohort.participants.loc[dates.isna() & text.notna(), "participant_id"]
+    if len(wrong):
+        raise InvalidTable(
+            "a scan date cannot be read",
+            field=f"{participants_key(cohort.name)}: scan_date",
+            expected="ISO 8601, as 2024-05-31",
+            got=f"{len(wrong)} unreadable, first of {wrong.iloc[0]}",
+        )
+    return dict(zip(ids, dates.fillna(UNDATED), strict=True))
+
+
+def _write_radiomics(
+    storage: Storage, name: str, cases: Sequence[CaseRef], stamps: dict[str, pd.Timestamp]
+) -> tuple[str, ...]:
+    keys = [CaseKeys(case).features for case in cases]
+    used = {row_parameters(storage, key): key for key in keys}
+    if len(used) > 1:
+        first, second = list(used.values())[:2]
+        raise InvalidTable(
+            "cases were extracted with different parameters, so their features cannot be compared",
+            field=f"features/{name}/cases",
+            expected="one set of parameters",
+            got=f"{len(used)} sets, see {first} and {second}",
+            remedy="extract all cases again with one set of parameters",
+        )
+    rows = [read_row(storage, key).values for key in keys]
+    names = sorted(rows[0])
+    columns = {feature: pa.array([row[feature] for row in rows], pa.float64()) for feature in names}
+    _write(storage, radiomics_key(name), [case.id for case in cases], stamps, columns)
+    return tuple(names)
+
+
+def _write_clinical(
+    storage: Storage, cohort: Cohort, with_features: set[str], stamps: dict[str, pd.Timestamp]
+) -> tuple[pa.Field, ...]:
+    table = cohort.participants
+    clash = [column for column in _RESERVED if column in table]
+    if clash:
+        raise InvalidTable(
+            "the clinical table uses a name that the feature store keeps for itself",
+            field=participants_key(cohort.name),
+            expected="other names than " + ", ".join(_RESERVED),
+            got=", ".join(clash),
+            remedy="rename the column",
+        )
+    ids = [case.id for case in cohort.cases]
+    columns = {HAS_RADIOMICS: pa.array([float(i in with_features) for i in ids], pa.float64())}
+    for column in sorted(set(table.columns) - set(_NOT_CLINICAL)):
+        values = table[column]
+        if pd.api.types.is_numeric_dtype(values):
+            columns[str(column)] = pa.array(values.astype("float64").to_numpy(), pa.float64())
+        else:
+            columns[str(column)] = pa.array([str(v) if pd.notna(v) else None for v in values], pa.string())
+    _write(storage, clinical_key(cohort.name), ids, stamps, columns)
+    return tuple(pa.field(name, values.type) for name, values in columns.items())
+
+
+def _write(
+    storage: Storage, key: str, ids: Sequence[str], stamps: dict[str, pd.Timestamp], columns: dict[str, pa.Array]
+) -> None:
+    moments = pa.array([stamps[i].to_pydatetime() for i in ids], _STAMP)
+    table = pa.table({CASE_ID: pa.array(ids, pa.string()), EVENT_TIMESTAMP: moments, **columns})
+    with storage.publish(key) as path:
+        pq.write_table(table, path)
+
+
+def read_case_ids(storage: Storage, cohort: str) -> frozenset[str]:
+    """Return the ids of the cases in a cohort's clinical table."""
+    with storage.local(clinical_key(cohort)) as path:
+        return frozenset(pq.read_table(path, columns=[CASE_ID]).column(CASE_ID).to_pylist())
+
+
+def present(value: object) -> float | str | None:
+    """Return a table's value as it crosses JSON: a finite number, a text, or None."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    return None
