@@ -1,0 +1,431 @@
+"""Run a study: nested cross-validation, permuted labels, final model, and every figure that is reported."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from pydantic import Field
+
+from pipelines.modelling.selection import compare_groups, forest_importance
+from pipelines.modelling.tables import StudyData, study_data
+from pipelines.modelling.validation import (
+    Fit,
+    FoldResult,
+    Recipe,
+    Split,
+    cross_validate,
+    derive_seed,
+    fit_recipe,
+    make_splits,
+    pool,
+    rank_auc,
+    selection_outside_folds,
+)
+from services.model_serving.package import Estimate, FittedModel, LogisticClassifier, ModelCard, TrainingData
+from services.model_serving.predictor import probabilities
+from services.shared.contracts import Contract
+from services.shared.manifest import package_versions
+from services.survival_analytics.discrimination import auc, classify, roc
+
+Array = npt.NDArray[np.float64]
+Outcome = npt.NDArray[np.int64]
+Progress = Callable[[int, int, str], None]
+
+_Z95 = 1.959963984540054
+
+
+class StudyParameters(Contract):
+    """Parameters of every study."""
+
+    folds: int = Field(5, ge=2, le=20, description="Outer folds")
+    repeats: int = Field(1, ge=1, le=100, description="Times that the outer cross-validation is repeated")
+    inner_folds: int = Field(5, ge=2, le=20, description="Folds that tune, calibrate and set the threshold")
+    permutations: int = Field(5, ge=0, le=1000, description="Runs of the whole study with shuffled outcomes")
+    max_missing: float = Field(0.5, ge=0, lt=1, description="Largest share of missing values of a usable feature")
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a study is, apart from its data.
+
+    Parameters
+    ----------
+    classes
+        Negative and positive class.
+    """
+
+    name: str
+    version: str
+    classes: tuple[str, str]
+    intended_use: str
+    recipe: Recipe
+    parameters: StudyParameters
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """Everything that a study found.
+
+    Parameters
+    ----------
+    metrics
+        Flat figures; ``<name>_low`` and ``<name>_high`` are 95 % limits.
+    predictions
+        One row a patient: outcome, out-of-fold probability, predicted class.
+    folds
+        One row an outer fold: sizes, AUC, threshold, setting, chosen features, columns after each step.
+    roc, calibration
+        Points of the curves of the out-of-fold probabilities.
+    permuted
+        One row a run with shuffled outcomes.
+    comparison
+        One row a classifier: AUC in the inner folds of the final fit, selection repeated inside them.
+    features
+        One row a feature of the final model: tests, importance or coefficient, share of folds that chose it.
+    flow
+        Patients and features in and out, with reasons.
+    model, card
+        The model fitted to all patients, and its description.
+    fold_models
+        The model of each outer fold.
+    """
+
+    study: str
+    metrics: dict[str, float]
+    predictions: pd.DataFrame
+    folds: pd.DataFrame
+    roc: pd.DataFrame
+    calibration: pd.DataFrame
+    permuted: pd.DataFrame
+    comparison: pd.DataFrame
+    features: pd.DataFrame
+    flow: dict[str, object]
+    parameters: dict[str, object]
+    model: FittedModel
+    card: ModelCard
+    fold_models: tuple[FittedModel, ...]
+
+
+def run_study(
+    plan: StudyPlan,
+    features: pd.DataFrame,
+    labels: pd.Series,
+    *,
+    seed: int,
+    excluded: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> StudyResult:
+    """Run a study on a table of features.
+
+    Parameters
+    ----------
+    features
+        One row a patient, indexed by ``case_id``; numeric, NaN where a feature does not exist.
+    labels
+        Class by ``case_id``; missing ones are left out and counted.
+    seed
+        The same seed, features and labels give the same result, whatever the order of rows and columns.
+    excluded
+        Reason by ``case_id`` of patients knowingly left out.
+    progress
+        Called with folds done, folds in all, and what is being done.
+
+    Raises
+    ------
+    IdMismatch, DuplicateId, InvalidTable, OneClass, TooFewCases
+        See :func:`pipelines.modelling.tables.study_data`.
+    """
+    parameters = plan.parameters
+    data = study_data(features, labels, classes=plan.classes, folds=parameters.folds, excluded=excluded)
+    count = _Counter(progress, total=parameters.folds * parameters.repeats * (1 + parameters.permutations) + 1)
+    splits = _splits(plan, data.outcome, seed)
+    results = _nested(plan, data, data.outcome, splits, seed, count.label("cross-validation"))
+    chance, margin = pool(results, len(data.ids))
+    metrics = describe_predictions(data.outcome, chance, margin)
+    areas = [rank_auc(data.outcome[r.split.test], r.probabilities) for r in results]
+    metrics |= {"fold_auc_mean": float(np.mean(areas)), "fold_auc_sd": float(np.std(areas, ddof=1))}
+    permuted = _permuted(plan, data, seed, count.label("permuted labels"))
+    metrics |= _permuted_metrics(permuted, metrics["auc"])
+    first_repeat = [split for split in splits if split.repeat == 0]
+    scores = selection_outside_folds(plan.recipe, data.values, data.outcome, splits=first_repeat, seed=seed)
+    metrics |= _limits("paper_order_optimistic_auc", data.outcome, scores)
+    final = fit_recipe(
+        plan.recipe,
+        data.values,
+        data.outcome,
+        names=data.columns,
+        inner_folds=parameters.inner_folds,
+        seed=derive_seed(seed, 2),
+        compare=True,
+    )
+    count.label("final model")()
+    metrics |= {"features_given": len(data.columns), "features_in_model": len(final.model.columns)}
+    flow = data.flow | {
+        "features_after_step": final.selection.steps,
+        "steps_filled_up": list(final.selection.filled_up),
+    }
+    metrics = {name: round(value, 10) for name, value in metrics.items()}
+    return StudyResult(
+        study=plan.name,
+        metrics=metrics,
+        predictions=_predictions(data, results, chance, margin),
+        folds=_fold_table(results, areas),
+        roc=_roc_points(data.outcome, chance),
+        calibration=calibration_points(data.outcome, chance),
+        permuted=permuted,
+        comparison=_comparison(data.outcome, final),
+        features=_feature_table(data, final, results, seed),
+        flow=flow,
+        parameters={**parameters.model_dump(mode="json"), "seed": seed},
+        model=final.model,
+        card=_card(plan, data, metrics),
+        fold_models=tuple(result.fit.model for result in results),
+    )
+
+
+def describe_predictions(outcome: Outcome, chance: Array, margin: Array) -> dict[str, float]:
+    """Return the figures of probabilities for patients that the model had not seen.
+
+    AUC with DeLong's limits; sensitivity, specificity and accuracy with exact (Clopper–Pearson) limits; balanced
+    accuracy; Brier score.
+
+    Parameters
+    ----------
+    margin
+        Probability less threshold; positive from 0 on.
+    """
+    table = classify(outcome, margin, threshold=0.0)
+    figures: dict[str, float] = {"patients": len(outcome), "positives": int(outcome.sum())}
+    figures |= _limits("auc", outcome, chance)
+    for name in ("sensitivity", "specificity", "accuracy"):
+        figures[name] = getattr(table, name)
+        figures[f"{name}_low"] = getattr(table, f"{name}_lower")
+        figures[f"{name}_high"] = getattr(table, f"{name}_upper")
+    figures["balanced_accuracy"] = (table.sensitivity + table.specificity) / 2
+    figures["brier"] = float(np.mean((chance - outcome) ** 2))
+    return figures
+
+
+def evaluate_model(
+    model: FittedModel, features: pd.DataFrame, labels: pd.Series, *, classes: tuple[str, str]
+) -> dict[str, float]:
+    """Return a finished model's figures on other patients (external validation).
+
+    Raises
+    ------
+    InvalidTable
+        Where the table lacks a feature of the model.
+    """
+    from services.shared.errors import InvalidTable
+
+    lacking = [name for name in model.columns if name not in features]
+    if lacking:
+        raise InvalidTable(
+            "the features that the model needs are not all there",
+            field="features",
+            expected=f"{len(model.columns)} columns",
+            got=f"without {len(lacking)} of them: {', '.join(lacking[:5])}",
+        )
+    data = study_data(features[list(model.columns)], labels, classes=classes, folds=2)
+    position = {name: i for i, name in enumerate(data.columns)}
+    chance = probabilities(model, data.values[:, [position[name] for name in model.columns]])
+    return describe_predictions(data.outcome, chance, chance - model.threshold)
+
+
+def calibration_points(outcome: Outcome, chance: Array) -> pd.DataFrame:
+    """Return mean predicted and observed frequency (with Wilson's 95 % limits) in groups of similar probability."""
+    groups = 10 if len(outcome) >= 100 else 5
+    rows = []
+    for number, members in enumerate(np.array_split(np.argsort(chance, kind="stable"), groups), start=1):
+        n, observed = len(members), float(outcome[members].mean())
+        centre = (observed + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
+        half = _Z95 / (1 + _Z95**2 / n) * np.sqrt(observed * (1 - observed) / n + _Z95**2 / (4 * n * n))
+        rows.append(
+            {
+                "group": number,
+                "patients": n,
+                "predicted": float(chance[members].mean()),
+                "observed": observed,
+                "observed_low": max(0.0, float(centre - half)),
+                "observed_high": min(1.0, float(centre + half)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+class _Counter:
+    """Counts folds for whoever shows progress."""
+
+    def __init__(self, progress: Progress | None, *, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def label(self, text: str) -> Callable[[], None]:
+        def step() -> None:
+            self._done += 1
+            if self._progress is not None:
+                self._progress(self._done, self._total, text)
+
+        return step
+
+
+def _splits(plan: StudyPlan, outcome: Outcome, seed: int) -> list[Split]:
+    return make_splits(outcome, folds=plan.parameters.folds, repeats=plan.parameters.repeats, seed=derive_seed(seed, 0))
+
+
+def _nested(
+    plan: StudyPlan, data: StudyData, outcome: Outcome, splits: list[Split], seed: int, done: Callable[[], None]
+) -> list[FoldResult]:
+    return cross_validate(
+        plan.recipe,
+        data.values,
+        outcome,
+        names=data.columns,
+        splits=splits,
+        inner_folds=plan.parameters.inner_folds,
+        seed=seed,
+        done=done,
+    )
+
+
+def _permuted(plan: StudyPlan, data: StudyData, seed: int, done: Callable[[], None]) -> pd.DataFrame:
+    rows = []
+    for run in range(plan.parameters.permutations):
+        run_seed = derive_seed(seed, 3, run)
+        shuffled = np.random.default_rng(run_seed).permutation(data.outcome)
+        results = _nested(plan, data, shuffled, _splits(plan, shuffled, run_seed), run_seed, done)
+        area = auc(shuffled, pool(results, len(shuffled))[0])
+        rows.append({"run": run + 1, "auc": area.estimate, "low": area.lower, "high": area.upper})
+    return pd.DataFrame(rows, columns=["run", "auc", "low", "high"])
+
+
+def _permuted_metrics(permuted: pd.DataFrame, observed: float) -> dict[str, float]:
+    """Return the mean AUC under shuffled outcomes with the limits that a single run of this size would have.
+
+    The mean is steadier than one run; the limits are as wide as one run's, half-widths averaged.
+    """
+    runs = len(permuted)
+    if runs == 0:
+        return {"permuted_runs": 0}
+    mean = float(permuted["auc"].mean())
+    half = float(np.mean(np.maximum(permuted["high"] - permuted["auc"], permuted["auc"] - permuted["low"])))
+    return {
+        "permuted_runs": runs,
+        "permuted_auc": mean,
+        "permuted_auc_low": max(0.0, mean - half),
+        "permuted_auc_high": min(1.0, mean + half),
+        "permuted_p": (1 + int((permuted["auc"] >= observed).sum())) / (runs + 1),
+    }
+
+
+def _limits(name: str, outcome: Outcome, scores: Array) -> dict[str, float]:
+    area = auc(outcome, scores)
+    return {name: area.estimate, f"{name}_low": area.lower, f"{name}_high": area.upper}
+
+
+def _predictions(data: StudyData, results: list[FoldResult], chance: Array, margin: Array) -> pd.DataFrame:
+    fold = np.empty(len(data.ids), dtype=np.int64)
+    for result in results:
+        if result.split.repeat == 0:
+            fold[result.split.test] = result.split.fold + 1
+    return pd.DataFrame(
+        {
+            "case_id": data.ids,
+            "fold": fold,
+            "outcome": [data.classes[y] for y in data.outcome],
+            "probability": chance,
+            "threshold": chance - margin,
+            "predicted": [data.classes[int(m >= 0)] for m in margin],
+        }
+    )
+
+
+def _fold_table(results: list[FoldResult], areas: list[float]) -> pd.DataFrame:
+    rows: list[dict[str, object]] = []
+    for result, area in zip(results, areas, strict=True):
+        fit = result.fit
+        rows.append(
+            {
+                "repeat": result.split.repeat + 1,
+                "fold": result.split.fold + 1,
+                "train": len(result.split.train),
+                "test": len(result.split.test),
+                "auc": area,
+                "inner_auc": fit.inner_auc,
+                "threshold": fit.model.threshold,
+                **fit.setting,
+                **{f"after_{step}": left for step, left in fit.selection.steps.items()},
+                "filled_up": ";".join(fit.selection.filled_up),
+                "features": ";".join(fit.model.columns),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _roc_points(outcome: Outcome, chance: Array) -> pd.DataFrame:
+    curve = roc(outcome, chance)
+    points = pd.DataFrame(
+        {
+            "false_positive_rate": 1 - curve.specificity,
+            "sensitivity": curve.sensitivity,
+            "threshold": np.where(np.isfinite(curve.threshold), curve.threshold, np.nan),
+        }
+    )
+    return points.iloc[::-1].reset_index(drop=True)
+
+
+def _comparison(outcome: Outcome, final: Fit) -> pd.DataFrame:
+    rows = []
+    for name, scores in final.inner_scores.items():
+        area = auc(outcome, scores)
+        shown = name or final.model.classifier.kind
+        rows.append(
+            {"classifier": shown, "auc": area.estimate, "low": area.lower, "high": area.upper, "kept": not name}
+        )
+    return pd.DataFrame(rows)
+
+
+def _feature_table(data: StudyData, final: Fit, results: list[FoldResult], seed: int) -> pd.DataFrame:
+    model = final.model
+    z = final.selection.scaling.z_scores(data.values)
+    tests = compare_groups(z, data.outcome, alpha=0.05)
+    table = pd.DataFrame(
+        {
+            "feature": model.columns,
+            "levene_p": tests.levene,
+            "t_test_p": tests.t_test,
+            "mean_difference_z": z[data.outcome == 1].mean(axis=0) - z[data.outcome == 0].mean(axis=0),
+            "importance": forest_importance(z, data.outcome, trees=100, seed=derive_seed(seed, 4)),
+            "share_of_folds": [np.mean([name in r.fit.model.columns for r in results]) for name in model.columns],
+        }
+    )
+    if isinstance(model.classifier, LogisticClassifier):
+        table["coefficient"] = model.classifier.coefficients
+    return table.sort_values(["importance", "feature"], ascending=[False, True], ignore_index=True)
+
+
+def _card(plan: StudyPlan, data: StudyData, metrics: Mapping[str, float]) -> ModelCard:
+    names = ("auc", "sensitivity", "specificity", "accuracy", "balanced_accuracy", "brier", "permuted_auc")
+    versions = package_versions("gliaflow", "numpy", "scikit-learn", "scipy")
+    return ModelCard(
+        study=plan.name,
+        classes=plan.classes,
+        intended_use=plan.intended_use,
+        metrics={
+            name: Estimate(value=metrics[name], low=metrics.get(f"{name}_low"), high=metrics.get(f"{name}_high"))
+            for name in names
+            if name in metrics
+        },
+        training=TrainingData(
+            patients=len(data.ids),
+            patients_by_class={name: int((data.outcome == i).sum()) for i, name in enumerate(data.classes)},
+            features_sha256=data.features_sha256,
+            labels_sha256=data.labels_sha256,
+        ),
+        code_version=f"gliaflow {versions['gliaflow']}, {plan.name} {plan.version}",
+        packages={**versions, "python": platform.python_version()},
+    )

@@ -1,0 +1,118 @@
+"""Requests and results of the model-serving service."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from services.model_serving.package import Estimate, Kind, ModelName, PackageDescription
+from services.shared.contracts import CaseRef, Contract, Key
+
+ModelVersion = Annotated[str, StringConstraints(pattern=r"^v[0-9]{4,}-[0-9a-f]{12}$")]
+ModelRef = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/(champion|latest|v[0-9]{4,}-[0-9a-f]{12}))?$", max_length=96
+    ),
+]
+"""``grading`` or ``grading/champion`` (the promoted version), ``grading/latest``, ``grading/v0001-0123456789ab``."""
+
+FeatureValue = Annotated[float, Field(strict=True)]
+
+
+class ListModelsRequest(Contract):
+    """Ask for all registered models, or those of one name."""
+
+    model: ModelName | None = None
+
+
+class ModelSummary(Contract):
+    """One registered version."""
+
+    model: str
+    version: ModelVersion
+    champion: bool
+    kind: Kind
+    features: int
+    auc: Estimate | None
+    sha256: str
+
+
+class ListModelsResult(Contract):
+    """Registered versions, sorted by model and version."""
+
+    models: tuple[ModelSummary, ...]
+
+
+class DescribeModelRequest(Contract):
+    """Ask for everything known about one model."""
+
+    model: ModelRef
+
+
+class DescribeModelResult(Contract):
+    """A model's description and version."""
+
+    version: ModelVersion
+    champion: bool
+    sha256: str
+    description: PackageDescription
+
+
+class PredictRequest(Contract):
+    """Features of one patient."""
+
+    model: ModelRef
+    features: dict[str, FeatureValue | None] = Field(
+        description="Value by feature name; null where the feature does not exist (an absent region)"
+    )
+    case: CaseRef | None = None
+
+
+class FeatureEffect(Contract):
+    """What one feature does to one prediction."""
+
+    feature: str
+    value: float | None = Field(description="As given; None where it was missing")
+    z: float = Field(description="Standard deviations from the training mean, after imputation")
+    effect: float = Field(description="In the prediction's effect_unit")
+
+
+class Prediction(Contract):
+    """A probability with its reasons. A research result, not a diagnosis."""
+
+    model: str
+    version: str
+    case: str | None
+    probability: float = Field(ge=0, le=1, description="Of the positive class")
+    label: str
+    positive_label: str
+    threshold: float
+    effect_unit: Literal["log-odds", "probability"] = Field(
+        description="log-odds: coefficient × z; probability: change against the feature at its training median"
+    )
+    effects: tuple[FeatureEffect, ...] = Field(description="Largest first")
+    imputed: tuple[str, ...] = Field(description="Features that were missing and took their training median")
+    out_of_range: tuple[str, ...] = Field(description="Features beyond 4 standard deviations of the training mean")
+    ignored_features: int = Field(ge=0, description="Features given that the model does not use")
+    warnings: tuple[str, ...]
+
+
+class RegisterRequest(Contract):
+    """Make a study's model package a registered version."""
+
+    folder: Key = Field(description="Folder of the package, e.g. studies/<cohort>/grading/model")
+    model: ModelName | None = Field(None, description="Name to register it by; the study's name where None")
+    champion: bool = Field(default=False, description="Whether 'model' without a version means this one from now on")
+
+
+class RegisterResult(Contract):
+    """The registered version."""
+
+    model: str
+    version: ModelVersion
+    champion: bool
+    cached: bool = Field(description="Whether the same package was registered before")
+    folder: Key
+    sha256: str
