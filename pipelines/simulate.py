@@ -18,9 +18,10 @@ from pipelines.phantom.effects import EFFECTS, Stream, random_stream
 from pipelines.phantom.expression import draw_expression
 from pipelines.phantom.scanner import acquire, acquire_diffusion, plan_acquisitions, tissue_signals
 from pipelines.phantom.tumour import draw_tumour_plan, place_tumour
-from services.shared.cohort import CaseKeys, Cohort, Sequence, participants_key, read_cohort, write_participants
+from services.shared.cohort import CaseKeys, Cohort, Sequence, read_cohort, write_participants
 from services.shared.contracts import CaseRef
 from services.shared.errors import InvalidValue, NotFound
+from services.shared.settings import settings
 from services.shared.storage import Storage
 from services.shared.volume import itk_threads, write_volume
 
@@ -40,7 +41,7 @@ class SimulateParameters(BaseModel):
     voxel_mm
         Voxel size of the T1c, mm; the other sequences differ from it by their scanner's factors.
     workers
-        Processes to use. It changes no byte of the result.
+        Processes to use, by default as many as the settings allow. It changes no byte of the result.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -48,7 +49,7 @@ class SimulateParameters(BaseModel):
     cases: int = Field(40, ge=1, le=5000)
     segmentation_cases: int = Field(12, ge=0, le=4999)
     voxel_mm: float = Field(3.0, ge=1.0, le=6.0)
-    workers: int = Field(1, ge=1, le=256)
+    workers: int = Field(default_factory=lambda: settings().workers, ge=1)
 
     @property
     def total(self) -> int:
@@ -116,7 +117,7 @@ def simulate_cohort(
 
 
 def extend_cohort(
-    storage: Storage, name: str, *, cases: int = 1, workers: int = 1, progress: Progress | None = None
+    storage: Storage, name: str, *, cases: int = 1, workers: int | None = None, progress: Progress | None = None
 ) -> Cohort:
     """Add study cases to a phantom cohort; the cases that it has keep every byte.
 
@@ -131,10 +132,11 @@ def extend_cohort(
     if not storage.exists(key):
         raise NotFound("there is no such phantom cohort", step=STEP, field=key, got=name, remedy="run 'simulate' first")
     made = json.loads(storage.read_text(key))
-    before = SimulateParameters.model_validate(made["parameters"])
-    after = check_parameters(**{**before.model_dump(), "cases": before.cases + cases, "workers": workers})
     if cases < 1:
         raise InvalidValue("nothing to add", step=STEP, field="cases", expected="1 or more", got=cases)
+    before = check_parameters(**made["parameters"])
+    chosen = {} if workers is None else {"workers": workers}
+    after = check_parameters(**{**made["parameters"], "cases": before.cases + cases, **chosen})
     seed, null = int(made["seed"]), bool(made["null"])
     cohort = _write_cohort(
         storage, name, range(before.total, after.total), after, seed=seed, null=null, progress=progress
@@ -164,7 +166,7 @@ def _check(storage: Storage, name: str, seed: int) -> None:
             expected="letters, digits, '-' and '_', 64 at most",
             got=repr(name),
         ) from None
-    if storage.exists(participants_key(name)) and not storage.exists(phantom_key(name)):
+    if storage.files(f"raw/{name}") and not storage.exists(phantom_key(name)):
         raise InvalidValue(
             "a cohort that is no phantom has this name",
             step=STEP,

@@ -19,10 +19,10 @@ from scipy import ndimage
 
 from services.shared.errors import MissingDependency
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating]
 
-HEAD_MIN_MM = (-92.0, -100.0, -112.0)
-HEAD_MAX_MM = (92.0, 126.0, 112.0)
+HEAD_MIN_MM = (-98.0, -106.0, -112.0)
+HEAD_MAX_MM = (98.0, 130.0, 112.0)
 _CENTRE_MM = (0.0, 15.0, 10.0)
 
 
@@ -137,10 +137,10 @@ def _add_shells(fractions: Array, brain: Array, grid: sitk.Image, spacing_mm: fl
 
     closed = _distance_mm(_distance_mm(brain > 0.5, spacing_mm) < 12, spacing_mm) + 12
     from_brain = np.minimum(_distance_mm(brain > 0.5, spacing_mm), closed)
-    neck = ellipsoid((0, 28, -95), (52, 58, 70))
-    face = ellipsoid((0, -40, -80), (58, 52, 55))
-    soft = np.minimum(neck, face)
-    head = inside(np.minimum(from_brain - 14, soft))
+    neck = ellipsoid((0, 28, -110), (54, 60, 90))
+    face = ellipsoid((0, -36, -72), (60, 50, 58))
+    soft = _smooth_minimum(_smooth_minimum(neck, face, width_mm=20), from_brain - 14, width_mm=20)
+    head = inside(soft)
     cranium = inside(from_brain - 2.5)
     skull = inside(from_brain - 8.5)
     deep = inside(np.minimum(from_brain - 10.5, soft + 5))
@@ -148,7 +148,7 @@ def _add_shells(fractions: Array, brain: Array, grid: sitk.Image, spacing_mm: fl
     eyes = np.maximum(*(inside(ellipsoid((side * 31.0, -66, -36), (12, 12, 12))) for side in (-1, 1)))
     outside = (1 - brain).clip(0)
     fractions[Tissue.CSF] += cranium * outside
-    rest = (1 - np.maximum(brain, cranium)).clip(0)
+    rest = outside * (1 - cranium)
     fractions[Tissue.BONE] = skull * rest
     rest = (rest - fractions[Tissue.BONE]).clip(0)
     eyes = eyes * rest
@@ -156,6 +156,12 @@ def _add_shells(fractions: Array, brain: Array, grid: sitk.Image, spacing_mm: fl
     rest = (rest - eyes) * (1 - air)
     fractions[Tissue.MUSCLE] = (deep * rest).clip(0)
     fractions[Tissue.FAT] = (head * rest - fractions[Tissue.MUSCLE]).clip(0)
+
+
+def _smooth_minimum(a: Array, b: Array, *, width_mm: float) -> Array:
+    """Return the smaller of two distances, rounded where they are within ``width_mm`` of each other."""
+    near = (1 - np.abs(a - b) / width_mm).clip(0)
+    return np.minimum(a, b) - near**2 * width_mm / 4
 
 
 def _distance_mm(mask: npt.NDArray[np.bool_], spacing_mm: float) -> Array:

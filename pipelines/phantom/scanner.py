@@ -209,7 +209,7 @@ def acquire_diffusion(seed: int, index: int, head: Head, tumour: Tumour, *, voxe
     md, anisotropy, b0 = (
         sum(
             (np.float32(values[kind]) * head.fractions[t] for t, values in zip(Tissue, _DIFFUSION_TISSUE, strict=True)),
-            np.zeros(()),
+            np.zeros(head.fractions.shape[1:], np.float32),
         )
         for kind in range(3)
     )
