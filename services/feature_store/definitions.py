@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -34,44 +33,33 @@ class Definitions:
     services: tuple[FeatureService, ...]
 
 
-def view_of(feature: str) -> str:
-    """Return the view that a radiomic feature belongs to, ``<Sequence>_<Region>`` or ``mask_<Region>``.
-
-    >>> view_of("T1c_TC_original_glcm_Contrast")
-    'T1c_TC'
-    """
-    return "_".join(feature.split("_", 2)[:2])
-
-
 def define_cohort(storage: Storage, tables: CohortTables) -> Definitions:
     """Return the definitions over a cohort's tables."""
     case = Entity(name="case", join_keys=[CASE_ID], value_type=ValueType.STRING, description="One scan of one patient")
-    radiomics = _source(storage, RADIOMICS, tables.radiomics)
-    clinical_source = _source(storage, CLINICAL, tables.clinical)
-    grouped: dict[str, list[Field]] = {}
-    for feature in tables.features:
-        grouped.setdefault(view_of(feature), []).append(Field(name=feature, dtype=Float64))
-    views = [_view(name, case, fields, radiomics) for name, fields in sorted(grouped.items())]
-    clinical = _view(
-        CLINICAL,
-        case,
-        [Field(name=f.name, dtype=String if pa.types.is_string(f.type) else Float64) for f in tables.clinical_columns],
-        clinical_source,
-    )
-    services = [FeatureService(name=RADIOMICS, features=[*views])]
+    sources = [
+        FileSource(name=table.name, path=storage.url(table.key), timestamp_field=EVENT_TIMESTAMP)
+        for table in tables.views
+    ]
+    views = [
+        FeatureView(
+            name=table.name,
+            entities=[case],
+            ttl=timedelta(0),  # never expires: a scan of years ago is still this case's scan
+            schema=[Field(name=CASE_ID, dtype=String), *map(_field, table.columns)],
+            source=source,
+            online=True,
+        )
+        for table, source in zip(tables.views, sources, strict=True)
+    ]
+    radiomics = [view for view in views if view.name != CLINICAL]
+    services = [FeatureService(name=RADIOMICS, features=[*radiomics])]
     for study, (sequences, regions) in STUDY_SOURCES.items():
         wanted = {f"{start}_{region}" for start in ("mask", *sequences) for region in regions}
-        chosen = [view for view in views if view.name in wanted]
+        chosen = [view for view in radiomics if view.name in wanted]
         if chosen:
             services.append(FeatureService(name=study, features=[*chosen]))
-    return Definitions(case, (radiomics, clinical_source), (*views, clinical), tuple(services))
+    return Definitions(case, tuple(sources), tuple(views), tuple(services))
 
 
-def _source(storage: Storage, name: str, key: str) -> FileSource:
-    return FileSource(name=name, path=storage.url(key), timestamp_field=EVENT_TIMESTAMP)
-
-
-def _view(name: str, case: Entity, fields: Iterable[Field], source: FileSource) -> FeatureView:
-    # A lifetime of zero means that a feature never expires: a scan of years ago is still this case's scan.
-    schema = [Field(name=CASE_ID, dtype=String), *fields]
-    return FeatureView(name=name, entities=[case], ttl=timedelta(0), schema=schema, source=source, online=True)
+def _field(column: pa.Field) -> Field:
+    return Field(name=column.name, dtype=String if pa.types.is_string(column.type) else Float64)

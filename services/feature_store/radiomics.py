@@ -215,6 +215,7 @@ def _class_features(
 class CaseFeatures:
     """One case's features: finite, or NaN where the region is absent or the feature undefined."""
 
+    parameters: ExtractParameters
     values: dict[str, float]
     absent_regions: tuple[Region, ...]
     undefined: tuple[str, ...]
@@ -248,7 +249,7 @@ def compute_features(
     values = {name: value if math.isfinite(value) else math.nan for name, value in values.items()}
     gone = {str(region) for region in absent}
     undefined = tuple(n for n, v in values.items() if math.isnan(v) and n.split("_")[1] not in gone)
-    return CaseFeatures(values, absent, undefined)
+    return CaseFeatures(parameters, values, absent, undefined)
 
 
 def extract_case(storage: Storage, case: CaseRef, parameters: ExtractParameters) -> ExtractResult:
@@ -286,7 +287,7 @@ def extract_case(storage: Storage, case: CaseRef, parameters: ExtractParameters)
                 require_same_grid(grid, image, name=keys.segmentation, reference_name=key)
                 yield sequence, image
 
-        write_row(storage, keys.features, compute_features(volumes(), labels, parameters), parameters)
+        write_row(storage, keys.features, compute_features(volumes(), labels, parameters))
         return [keys.features]
 
     manifest, cached = run_step(
@@ -335,32 +336,28 @@ def _read_labels(image: sitk.Image, name: str) -> npt.NDArray[np.uint8]:
     return labels
 
 
-def write_row(storage: Storage, key: str, features: CaseFeatures, parameters: ExtractParameters) -> None:
+def write_row(storage: Storage, key: str, features: CaseFeatures) -> None:
     """Write one case's features as a Parquet file of one row; the same features give the same bytes."""
     facts = {
-        "parameters": parameters.model_dump_json(),
+        "parameters": features.parameters.model_dump_json(),
         "absent_regions": json.dumps(features.absent_regions),
         "undefined": json.dumps(features.undefined),
     }
     fields = [pa.field(name, pa.float64()) for name in sorted(features.values)]
     columns = [pa.array([features.values[field.name]], pa.float64()) for field in fields]
+    table = pa.Table.from_arrays(columns, schema=pa.schema(fields, metadata=facts))
     with storage.publish(key) as path:
-        pq.write_table(pa.Table.from_arrays(columns, schema=pa.schema(fields, metadata=facts)), path)
-
-
-def row_parameters(storage: Storage, key: str) -> str:
-    """Return the parameters that gave one case's features, as JSON."""
-    with storage.local(key) as path:
-        return bytes(pq.read_schema(path).metadata[b"parameters"]).decode()
+        pq.write_table(table, path, use_dictionary=False, write_statistics=False)
 
 
 def read_row(storage: Storage, key: str) -> CaseFeatures:
     """Return one case's features."""
-    with storage.local(key) as path:
-        table = pq.read_table(path)
+    with storage.local(key) as path, pq.ParquetFile(path) as file:
+        table = file.read()
     facts = table.schema.metadata
     return CaseFeatures(
-        {name: table.column(name)[0].as_py() for name in table.column_names},
+        ExtractParameters.model_validate_json(facts[b"parameters"]),
+        table.to_pylist()[0],
         tuple(Region(name) for name in json.loads(facts[b"absent_regions"])),
         tuple(json.loads(facts[b"undefined"])),
     )

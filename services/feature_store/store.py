@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -32,6 +34,7 @@ from services.feature_store.tables import (
     EVENT_TIMESTAMP,
     HAS_RADIOMICS,
     CohortTables,
+    clinical_key,
     present,
     read_case_ids,
     write_tables,
@@ -119,7 +122,7 @@ def register_cohort(storage: Storage, request: RegisterRequest) -> RegisterResul
             step=STEP,
             step_version=STEP_VERSION,
             case=None,
-            inputs=[tables.radiomics, tables.clinical],
+            inputs=[view.key for view in tables.views],
             parameters={"tables": storage.url(f"features/{request.cohort}")},
             packages=["feast", "pyarrow"],
             compute=compute,
@@ -128,9 +131,9 @@ def register_cohort(storage: Storage, request: RegisterRequest) -> RegisterResul
         cohort=request.cohort,
         cached=cached,
         table=tables.radiomics,
-        clinical=tables.clinical,
+        clinical=clinical_key(request.cohort),
         rows=tables.rows,
-        features=len(tables.features),
+        features=tables.features,
         views=tuple(view.name for view in definitions.views),
         services=tuple(service.name for service in definitions.services),
         cases_without_features=tables.without_features,
@@ -141,14 +144,12 @@ def register_cohort(storage: Storage, request: RegisterRequest) -> RegisterResul
 def _apply(store: FeatureStore, storage: Storage, tables: CohortTables, definitions: Definitions) -> None:
     store.apply([definitions.entity, *definitions.sources, *definitions.views, *definitions.services])
     # Written from the tables: materialize skips what is older than a year where a view's lifetime is unlimited.
-    for key in (tables.radiomics, tables.clinical):
-        with storage.local(key) as path:
+    for view in tables.views:
+        with storage.local(view.key) as path:
             table = pq.read_table(path).to_pandas()
-        newest = table.sort_values(EVENT_TIMESTAMP).drop_duplicates(CASE_ID, keep="last")
-        for view in definitions.views:
-            columns = [field.name for field in view.features]
-            if set(columns) <= set(newest) and newest[columns].notna().any(axis=None):
-                store.write_to_online_store(view.name, df=newest[[*_KEYS, *columns]])
+        if table.drop(columns=_KEYS).notna().any(axis=None):
+            newest = table.sort_values(EVENT_TIMESTAMP).drop_duplicates(CASE_ID, keep="last")
+            store.write_to_online_store(view.name, df=newest)
 
 
 def _places(cohort: str) -> tuple[tuple[str, SecretStr | None], tuple[str, SecretStr | None]]:
@@ -158,8 +159,8 @@ def _places(cohort: str) -> tuple[tuple[str, SecretStr | None], tuple[str, Secre
 
 
 @contextmanager
-def open_store(storage: Storage, cohort: str) -> Iterator[FeatureStore]:
-    """Give a cohort's feature store while the block lasts.
+def open_store(storage: Storage, cohort: str) -> Iterator[tuple[FeatureStore, Catalogue]]:
+    """Give a cohort's feature store, and what it holds, while the block lasts.
 
     Raises
     ------
@@ -178,7 +179,22 @@ def open_store(storage: Storage, cohort: str) -> Iterator[FeatureStore]:
                     remedy="run 'gliaflow extract', which registers the cohort at its end",
                 )
             places.append(url.get_secret_value() if url else str(stack.enter_context(storage.local(key))))
-        yield FeatureStore(config=repo_config(cohort, registry=places[0], online=places[1]))
+        yield _opened(cohort, places[0], places[1], *map(_identity, places))
+
+
+@lru_cache(maxsize=8)
+def _opened(cohort: str, registry: str, online: str, *_identities: object) -> tuple[FeatureStore, Catalogue]:
+    """Open a store once for as long as its files are the same: reading a wide registry takes longer than a row."""
+    store = FeatureStore(config=repo_config(cohort, registry=registry, online=online))
+    return store, Catalogue.of(store)
+
+
+def _identity(place: str) -> tuple[int, ...]:
+    """Return what changes when a file is replaced. Of a database nothing is known, so it is read anew each minute."""
+    if "://" in place:
+        return (int(time.time() // 60),)
+    found = Path(place).stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 @dataclass(frozen=True)
@@ -191,8 +207,11 @@ class Catalogue:
     @staticmethod
     def of(store: FeatureStore) -> Catalogue:
         """Return what a store has registered."""
-        views = {f.name: view.name for view in store.list_feature_views() for f in view.features}
-        services = {s.name: tuple(p.name for p in s.feature_view_projections) for s in store.list_feature_services()}
+        registry = store.registry.proto()
+        views = {f.name: view.spec.name for view in registry.feature_views for f in view.spec.features}
+        services = {
+            s.spec.name: tuple(part.feature_view_name for part in s.spec.features) for s in registry.feature_services
+        }
         return Catalogue(views, services)
 
     def resolve(self, names: Iterable[str]) -> dict[str, list[str]]:
@@ -247,8 +266,8 @@ def historical_frame(storage: Storage, cohort: str, rows: pd.DataFrame, names: S
     NotFound
         Where the cohort is not registered, or a case or a name is unknown.
     """
-    with open_store(storage, cohort) as store:
-        by_view = Catalogue.of(store).resolve(names)
+    with open_store(storage, cohort) as (store, catalogue):
+        by_view = catalogue.resolve(names)
         _check_cases(set(rows[CASE_ID]) - read_case_ids(storage, cohort), cohort)
         asked = _in_utc(rows[_KEYS]).reset_index(drop=True)
         once = asked.drop_duplicates(ignore_index=True)
@@ -292,8 +311,8 @@ def online_features(storage: Storage, request: OnlineRequest) -> FeatureRows:
     NotFound
         Where the cohort is not registered, or a case or a name is unknown.
     """
-    with open_store(storage, request.cohort) as store:
-        by_view = Catalogue.of(store).resolve(request.names)
+    with open_store(storage, request.cohort) as (store, catalogue):
+        by_view = catalogue.resolve(request.names)
         features = [feature for group in by_view.values() for feature in group]
         references = [f"{view}:{feature}" for view, group in by_view.items() for feature in group]
         always = f"{CLINICAL}:{HAS_RADIOMICS}"

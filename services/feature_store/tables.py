@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from services.feature_store.radiomics import STEP, read_row, row_parameters
+from services.feature_store.radiomics import STEP, read_row
 from services.shared.cohort import CaseKeys, Cohort, participants_key, read_cohort
 from services.shared.contracts import CaseRef
 from services.shared.errors import InvalidTable, NotFound
@@ -28,20 +29,42 @@ _STAMP = pa.timestamp("us", tz="UTC")
 
 
 @dataclass(frozen=True)
+class ViewTable:
+    """The table of one feature view: where it stands, and its columns beside case and moment."""
+
+    name: str
+    key: str
+    columns: tuple[pa.Field, ...]
+
+
+@dataclass(frozen=True)
 class CohortTables:
-    """The two tables, by storage key, and which cases the radiomic one lacks."""
+    """A cohort's tables: all radiomic features, and what each view reads; the clinical view is the last."""
 
     radiomics: str
-    clinical: str
-    features: tuple[str, ...]
-    clinical_columns: tuple[pa.Field, ...]
+    features: int
     rows: int
+    views: tuple[ViewTable, ...]
     without_features: tuple[str, ...]
 
 
 def radiomics_key(cohort: str) -> str:
     """Key of a cohort's table of radiomic features."""
     return f"features/{cohort}/radiomics.parquet"
+
+
+def view_key(cohort: str, view: str) -> str:
+    """Key of the part of the radiomic table that one view reads; the whole is too wide to read once a view."""
+    return f"features/{cohort}/views/{view}.parquet"
+
+
+def view_of(feature: str) -> str:
+    """Return the view that a radiomic feature belongs to, ``<Sequence>_<Region>`` or ``mask_<Region>``.
+
+    >>> view_of("T1c_TC_original_glcm_Contrast")
+    'T1c_TC'
+    """
+    return "_".join(feature.split("_", 2)[:2])
 
 
 def clinical_key(cohort: str) -> str:
@@ -75,10 +98,20 @@ def write_tables(storage: Storage, name: str, cases: Sequence[CaseRef] | None) -
             remedy="run 'gliaflow extract' first",
         )
     stamps = scan_timestamps(cohort)
-    names = _write_radiomics(storage, name, found, stamps)
-    columns = _write_clinical(storage, cohort, {case.id for case in found}, stamps)
-    missing = tuple(case.id for case in cohort.cases if case not in found)
-    return CohortTables(radiomics_key(name), clinical_key(name), names, columns, len(found), missing)
+    columns = _radiomic_columns(storage, name, found)
+    ids = [case.id for case in found]
+    _write(storage, radiomics_key(name), ids, stamps, columns)
+    groups: dict[str, dict[str, pa.Array]] = {}
+    for feature, values in columns.items():
+        groups.setdefault(view_of(feature), {})[feature] = values
+    for key in storage.files(f"features/{name}/views"):
+        if key not in {view_key(name, view) for view in groups}:
+            storage.remove(key)
+    views = [_write(storage, view_key(name, view), ids, stamps, group) for view, group in groups.items()]
+    everybody = [case.id for case in cohort.cases]
+    views.append(_write(storage, clinical_key(name), everybody, stamps, _clinical_columns(cohort, set(ids))))
+    missing = tuple(i for i in everybody if i not in set(ids))
+    return CohortTables(radiomics_key(name), len(columns), len(found), tuple(views), missing)
 
 
 def _is_extracted(storage: Storage, keys: CaseKeys) -> bool:
@@ -120,11 +153,9 @@ def scan_timestamps(cohort: Cohort) -> dict[str, pd.Timestamp]:
     return dict(zip(ids, dates.fillna(UNDATED), strict=True))
 
 
-def _write_radiomics(
-    storage: Storage, name: str, cases: Sequence[CaseRef], stamps: dict[str, pd.Timestamp]
-) -> tuple[str, ...]:
-    keys = [CaseKeys(case).features for case in cases]
-    used = {row_parameters(storage, key): key for key in keys}
+def _radiomic_columns(storage: Storage, name: str, cases: Sequence[CaseRef]) -> dict[str, pa.Array]:
+    rows = {CaseKeys(case).features: read_row(storage, CaseKeys(case).features) for case in cases}
+    used = {row.parameters.model_dump_json(): key for key, row in rows.items()}
     if len(used) > 1:
         first, second = list(used.values())[:2]
         raise InvalidTable(
@@ -134,16 +165,11 @@ def _write_radiomics(
             got=f"{len(used)} sets, see {first} and {second}",
             remedy="extract all cases again with one set of parameters",
         )
-    rows = [read_row(storage, key).values for key in keys]
-    names = sorted(rows[0])
-    columns = {feature: pa.array([row[feature] for row in rows], pa.float64()) for feature in names}
-    _write(storage, radiomics_key(name), [case.id for case in cases], stamps, columns)
-    return tuple(names)
+    names = sorted(next(iter(rows.values())).values)
+    return {feature: pa.array([row.values[feature] for row in rows.values()], pa.float64()) for feature in names}
 
 
-def _write_clinical(
-    storage: Storage, cohort: Cohort, with_features: set[str], stamps: dict[str, pd.Timestamp]
-) -> tuple[pa.Field, ...]:
+def _clinical_columns(cohort: Cohort, with_features: set[str]) -> dict[str, pa.Array]:
     table = cohort.participants
     clash = [column for column in _RESERVED if column in table]
     if clash:
@@ -162,17 +188,17 @@ def _write_clinical(
             columns[str(column)] = pa.array(values.astype("float64").to_numpy(), pa.float64())
         else:
             columns[str(column)] = pa.array([str(v) if pd.notna(v) else None for v in values], pa.string())
-    _write(storage, clinical_key(cohort.name), ids, stamps, columns)
-    return tuple(pa.field(name, values.type) for name, values in columns.items())
+    return columns
 
 
 def _write(
     storage: Storage, key: str, ids: Sequence[str], stamps: dict[str, pd.Timestamp], columns: dict[str, pa.Array]
-) -> None:
+) -> ViewTable:
     moments = pa.array([stamps[i].to_pydatetime() for i in ids], _STAMP)
     table = pa.table({CASE_ID: pa.array(ids, pa.string()), EVENT_TIMESTAMP: moments, **columns})
     with storage.publish(key) as path:
         pq.write_table(table, path)
+    return ViewTable(Path(key).stem, key, tuple(pa.field(name, values.type) for name, values in columns.items()))
 
 
 def read_case_ids(storage: Storage, cohort: str) -> frozenset[str]:

@@ -26,7 +26,7 @@ from services.feature_store.store import (
     register_cohort,
     registry_key,
 )
-from services.shared.cohort import CaseKeys, Label, participants_key
+from services.shared.cohort import CaseKeys, Label, Sequence, participants_key
 from services.shared.contracts import CaseRef
 from services.shared.errors import InvalidMask, InvalidTable, NotFound
 from services.shared.settings import settings
@@ -247,6 +247,19 @@ def test_registering_again_changes_nothing_and_a_new_case_adds(storage, make_coh
     assert fewer.rows == 1
     with pytest.raises(NotFound, match="P1"):
         newest(storage, ["P1"], MEAN)
+
+
+def test_views_that_new_parameters_no_longer_give_are_gone(storage, make_cohort):
+    make_cohort(storage, ["P1"])
+    register_cohort(storage, RegisterRequest(cohort="demo"))
+    assert newest(storage, ["P1"], "FLAIR_TC")
+    fewer = PARAMETERS.model_copy(update={"sequences": (Sequence.T1C,)})
+    extract_case(storage, CaseRef(cohort="demo", id="P1"), fewer)
+    result = register_cohort(storage, RegisterRequest(cohort="demo"))
+    assert result.views == ("T1c_ET", "T1c_TC", "mask_ET", "mask_TC", "clinical")
+    assert len(storage.files("features/demo/views")) == 4
+    with pytest.raises(NotFound, match="FLAIR_TC"):
+        newest(storage, ["P1"], "FLAIR_TC")
 
 
 def test_region_absent_from_every_case_is_missing(storage, make_cohort):
