@@ -1,0 +1,1 @@
+"""Where networks are trained: the services only use what is made here."""

@@ -1,0 +1,376 @@
+"""Train the segmentation network on prepared cases that an expert has segmented (Front Oncol 2022, 969907).
+
+Dice plus cross-entropy, learning rate halved after epochs without improvement, one case a step. Cases for tuning are
+set aside by patient; the weights with the best Dice on them are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as ListOf
+from contextlib import contextmanager
+from typing import Annotated, Literal
+
+import lightning
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+from monai.losses.dice import DiceCELoss
+from pydantic import Field
+from torch.utils.data import DataLoader
+
+from pipelines.training.segmentation_cases import (
+    PreparedCase,
+    TrainingCrops,
+    read_cases,
+    split_for_tuning,
+    voxel_size_mm,
+)
+from services.segmentation.contracts import DEFAULT_MODEL
+from services.segmentation.inference import Predictor, choose_device, predict_probabilities, torch_threads
+from services.segmentation.network import NetworkSpec, build_network
+from services.segmentation.regions import region_dice
+from services.segmentation.weights import card_key, read_card, save_network, weights_key
+from services.shared.cohort import CaseKeys, Region
+from services.shared.contracts import CaseRef, Contract, Key
+from services.shared.errors import InvalidValue, NotFound
+from services.shared.manifest import run_step
+from services.shared.storage import Storage
+
+STEP = "train segmentation"
+VERSION = "1"
+_CHOOSING_REGIONS = (Region.TC, Region.WT, Region.ET)
+_TINY = 1e-7
+
+
+class TrainParameters(Contract):
+    """How the network is trained. The paper: width 64, 200 epochs, learning rate 5e-4, 1 mm voxels."""
+
+    width: Annotated[int, Field(ge=2, le=256)] = Field(16, description="Kernels of every convolution")
+    levels: Annotated[int, Field(ge=1, le=6)] = Field(4, description="Times that the context path halves its size")
+    normalisation: Literal["batch", "instance"] = "instance"
+    epochs: Annotated[int, Field(ge=1)] = Field(40, description="Passes over the cases")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(5e-4, description="Of Adam, at the start")
+    patience: Annotated[int, Field(ge=0)] = Field(10, description="Epochs without improvement before it is halved")
+    tuning_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.17, description="Share of cases to tune on")
+    patch_voxels: Annotated[int, Field(ge=8)] = Field(96, description="Longest side of a training crop, voxels")
+    memory_mb: Annotated[int, Field(ge=64)] = Field(2048, description="Memory for the network's features in tuning")
+
+
+class TrainResult(Contract):
+    """What came of a training."""
+
+    model: Key
+    cached: bool
+    training_cases: int
+    tuning_cases: int
+    best_epoch: int
+    tuning_dice: dict[Region, float | None]
+    weights_sha256: str
+    device: str
+    seconds: float
+
+
+class EpochFigures(Contract):
+    """One row of ``training.csv``. Dice is the mean over tuning cases; none where no case has the region."""
+
+    epoch: int
+    learning_rate: float
+    training_loss: float
+    tuning_loss: float
+    tuning_dice_mean: float
+    tuning_dice: dict[Region, float | None]
+
+    def row(self) -> dict[str, float | int | None]:
+        """Return the figures as one flat row."""
+        flat = self.model_dump(exclude={"tuning_dice"})
+        return flat | {f"tuning_dice_{region}": value for region, value in self.tuning_dice.items()}
+
+
+Progress = Callable[[EpochFigures, int], None]
+
+
+def train_segmentation(
+    storage: Storage,
+    cases: ListOf[CaseRef],
+    *,
+    parameters: TrainParameters,
+    seed: int,
+    model: str = DEFAULT_MODEL,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> TrainResult:
+    """Train a network and write it below ``model``, whole or not at all; do nothing where it is up to date.
+
+    Parameters
+    ----------
+    cases
+        Prepared cases with an expert segmentation.
+    seed
+        Decides the split, the first weights, the order and the variation of cases. On a processor the same seed,
+        cases and number of threads give the same weights.
+    threads
+        Processor cores; none leaves torch's setting as it is.
+    progress
+        Called after each epoch with its figures and the number of epochs.
+
+    Raises
+    ------
+    TooFewCases, DuplicateId
+        Where there are fewer than two cases, or one is named twice.
+    MissingSequence, NotFound, InvalidMask, InvalidVolume, SpaceMismatch, UnreadableFile
+        Where a case cannot be used; the error names it.
+    InvalidValue
+        Where the loss stops being finite.
+    """
+    learn, tune = split_for_tuning(cases, tuning_fraction=parameters.tuning_fraction, seed=seed)
+    device = choose_device()
+
+    def compute() -> list[str]:
+        spec = NetworkSpec(
+            width=parameters.width,
+            levels=parameters.levels,
+            normalisation=parameters.normalisation,
+            voxel_mm=voxel_size_mm(storage, [*learn, *tune]),
+        )
+        with torch_threads(threads or torch.get_num_threads()):
+            run = _fit(
+                spec,
+                read_cases(storage, learn, spec),
+                read_cases(storage, tune, spec),
+                parameters=parameters,
+                seed=seed,
+                device=device,
+                progress=progress,
+            )
+        return _write(storage, model, spec, run, parameters=parameters, counts=(len(learn), len(tune)), seed=seed)
+
+    manifest, cached = run_step(
+        storage,
+        f"{model}/manifest.json",
+        step=STEP,
+        step_version=VERSION,
+        case=None,
+        inputs=_input_keys(storage, [*learn, *tune]),
+        parameters=parameters.model_dump(mode="json") | {"seed": seed},
+        packages=["lightning", "monai", "numpy", "torch"],
+        compute=compute,
+        device=str(device),
+    )
+    metrics = json.loads(storage.read_text(f"{model}/metrics.json"))
+    return TrainResult(
+        model=model,
+        cached=cached,
+        training_cases=len(learn),
+        tuning_cases=len(tune),
+        best_epoch=metrics["best_epoch"],
+        tuning_dice=metrics["tuning_dice"],
+        weights_sha256=read_card(storage, model).weights_sha256,
+        device=manifest.device,
+        seconds=manifest.seconds,
+    )
+
+
+def _input_keys(storage: Storage, cases: ListOf[CaseRef]) -> list[str]:
+    found = []
+    for case in cases:
+        keys = CaseKeys(case)
+        wanted = [
+            keys.brain_mask,
+            *(keys.preprocessed_image(channel) for channel in NetworkSpec().channels),
+            keys.preprocessed_segmentation,
+        ]
+        for key in wanted:
+            if not storage.exists(key):
+                raise NotFound(
+                    "a case to train on lacks a file",
+                    case=str(case),
+                    step=STEP,
+                    field=key,
+                    expected="four prepared volumes, a brain mask and an expert segmentation",
+                    remedy="prepare the case, or leave it out of training",
+                )
+        found += wanted
+    return found
+
+
+def _write(
+    storage: Storage,
+    model: str,
+    spec: NetworkSpec,
+    run: _Training,
+    *,
+    parameters: TrainParameters,
+    counts: tuple[int, int],
+    seed: int,
+) -> list[str]:
+    best = run.best
+    training: dict[str, float | int | str] = {
+        "cases": counts[0],
+        "tuning_cases": counts[1],
+        "epochs": parameters.epochs,
+        "best_epoch": best.epoch,
+        "tuning_dice_mean": best.tuning_dice_mean,
+        "seed": seed,
+    }
+    save_network(storage, model, spec, run.best_weights, training=training)
+    table = pd.DataFrame([figures.row() for figures in run.history])
+    storage.write_text(f"{model}/training.csv", table.to_csv(index=False, float_format="%.6g", lineterminator="\n"))
+    metrics = {
+        "best_epoch": best.epoch,
+        "training_cases": counts[0],
+        "tuning_cases": counts[1],
+        "tuning_dice_mean": best.tuning_dice_mean,
+        "tuning_dice": best.tuning_dice,
+    }
+    storage.write_text(f"{model}/metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return [card_key(model), weights_key(model), f"{model}/training.csv", f"{model}/metrics.json"]
+
+
+def _fit(
+    spec: NetworkSpec,
+    learn: ListOf[PreparedCase],
+    tune: ListOf[PreparedCase],
+    *,
+    parameters: TrainParameters,
+    seed: int,
+    device: torch.device,
+    progress: Progress | None,
+) -> _Training:
+    with isolate_rng(), _quiet(), _deterministic_restored(), tempfile.TemporaryDirectory() as folder:
+        lightning.seed_everything(seed, verbose=False)
+        crops = TrainingCrops(learn, spec, patch_voxels=parameters.patch_voxels, seed=seed)
+        order = torch.Generator().manual_seed(seed)
+        run = _Training(spec, tune, parameters=parameters, progress=progress)
+        trainer = lightning.Trainer(
+            accelerator="gpu" if device.type == "cuda" else device.type,
+            devices=[device.index or 0] if device.type == "cuda" else 1,
+            max_epochs=parameters.epochs,
+            deterministic="warn" if device.type == "cuda" else True,
+            default_root_dir=folder,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(run, DataLoader(crops, batch_size=1, shuffle=True, generator=order))
+    return run
+
+
+class _Training(lightning.LightningModule):
+    """One training: loss and optimiser, and after each epoch the figures on the tuning cases."""
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        tune: ListOf[PreparedCase],
+        *,
+        parameters: TrainParameters,
+        progress: Progress | None,
+    ) -> None:
+        super().__init__()
+        self.network = build_network(spec)
+        self.loss = DiceCELoss(to_onehot_y=True, softmax=True)
+        self.history: list[EpochFigures] = []
+        self.best_weights: dict[str, torch.Tensor] = {}
+        self._spec = spec
+        self._tune = tune
+        self._plan = parameters
+        self._progress = progress
+        self._losses: list[float] = []
+
+    @property
+    def best(self) -> EpochFigures:
+        """The first epoch with the best mean Dice on the tuning cases."""
+        return max(self.history, key=lambda figures: (figures.tuning_dice_mean, -figures.epoch))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return Adam; the scheduler is stepped by hand, after tuning."""
+        optimiser = torch.optim.Adam(self.network.parameters(), lr=self._plan.learning_rate)
+        self._schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimiser, factor=0.5, patience=self._plan.patience
+        )
+        return optimiser
+
+    def training_step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the loss of one crop."""
+        loss: torch.Tensor = self.loss(self.network(batch["inputs"]), batch["classes"])
+        if not torch.isfinite(loss):
+            raise InvalidValue(
+                "the loss is not finite any more",
+                step=STEP,
+                field="learning_rate",
+                expected="a finite loss",
+                got=f"{float(loss)} in epoch {self.current_epoch + 1} at {self._plan.learning_rate:g}",
+                remedy="train with a lower learning rate",
+            )
+        self._losses.append(float(loss.detach()))
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Measure the tuning cases, keep the weights if they are the best so far, and report."""
+        rate = float(self._schedule.optimizer.param_groups[0]["lr"])
+        tuning_loss, agreement = self._tuning_figures()
+        choosing = [value for region in _CHOOSING_REGIONS if (value := agreement[region]) is not None]
+        figures = EpochFigures(
+            epoch=self.current_epoch + 1,
+            learning_rate=rate,
+            training_loss=float(np.mean(self._losses)),
+            tuning_loss=tuning_loss,
+            tuning_dice_mean=float(np.mean(choosing)),
+            tuning_dice=agreement,
+        )
+        self.history.append(figures)
+        if self.best is figures:
+            self.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        self._losses.clear()
+        self._schedule.step(tuning_loss)
+        if self._progress is not None:
+            self._progress(figures, self._plan.epochs)
+
+    def _tuning_figures(self) -> tuple[float, dict[Region, float | None]]:
+        """Return the mean loss over tuning cases and the mean Dice of each region where a case has it."""
+        values = np.array(self._spec.classes, dtype=np.uint8)
+        predictor = Predictor(self._spec, self.network.eval(), self.device, sha256="")
+        losses, found = [], []
+        for case in self._tune:
+            probabilities = predict_probabilities(predictor, case.inputs, memory_mb=self._plan.memory_mb)
+            logits = torch.from_numpy(np.log(np.maximum(probabilities, _TINY)))[None]
+            losses.append(float(self.loss(logits, torch.from_numpy(case.classes)[None, None])))
+            found.append(region_dice(values[probabilities.argmax(axis=0)], values[case.classes]))
+        self.network.train()
+        return float(np.mean(losses)), {region: _mean([each[region] for each in found]) for region in Region}
+
+
+def _mean(values: ListOf[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's advice to itself: what it proposes (workers, checkpoints, loggers) is decided here."""
+    log = logging.getLogger("lightning.pytorch")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+@contextmanager
+def _deterministic_restored() -> Iterator[None]:
+    """Put torch's global switch for deterministic algorithms back when the block ends."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
