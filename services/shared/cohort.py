@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 import numpy as np
@@ -24,6 +24,7 @@ import pandas as pd
 
 from services.shared.contracts import CaseRef
 from services.shared.errors import DuplicateId, IdMismatch, InvalidMask, InvalidTable, MissingSequence, NotFound
+from services.shared.settings import settings
 from services.shared.storage import Storage
 
 
@@ -91,12 +92,17 @@ def region_mask(labels: npt.NDArray[np.integer], region: Region) -> npt.NDArray[
     return np.isin(labels, REGION_LABELS[region])
 
 
+def atlas_space() -> str:
+    """Label of the space of prepared volumes: ``MNI152`` for the bundled atlas, ``SRI24`` for one given by folder."""
+    return "MNI152" if settings().atlas == "icbm152" else "SRI24"
+
+
 @dataclass(frozen=True)
 class CaseKeys:
     """Storage keys of everything that belongs to one case."""
 
     case: CaseRef
-    space: str = "SRI24"
+    space: str = field(default_factory=atlas_space)
 
     @property
     def subject(self) -> str:
