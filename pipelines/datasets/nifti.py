@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipelines.datasets.participants import read_participants
 from services.shared.cohort import CaseKeys, Cohort, Sequence, participants_key, read_cohort, write_participants
 from services.shared.contracts import CaseRef, case_label
-from services.shared.errors import DuplicateId, GliaflowError, IdMismatch, InvalidTable, InvalidValue, NotFound
+from services.shared.errors import DuplicateId, GliaflowError, IdMismatch, InvalidValue, NotFound
 from services.shared.storage import Storage
 
 SEGMENTATION = "segmentation"
@@ -28,7 +29,6 @@ _SUFFIXES: dict[str, str] = {
     **dict.fromkeys(("flair", "t2f", "fla", "t2flair"), Sequence.FLAIR.value),
     **dict.fromkeys(("seg", "dseg", "segmentation"), SEGMENTATION),
 }
-_ID_COLUMNS = ("participant_id", "source_id", "case_id", "BraTS21ID", "BraTS_2020_subject_ID", "Brats17ID", "ID")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def import_nifti(
     labels = {folder: case_label(folder.name.removeprefix("sub-")) for folder in folders}
     known = read_cohort(storage, cohort) if storage.exists(participants_key(cohort)) else None
     _refuse_duplicates(list(labels.values()), known)
-    table = None if participants is None else _read_participants(participants, set(labels.values()))
+    table = None if participants is None else _matching_participants(participants, set(labels.values()))
     imported: list[ImportedCase] = []
     problems: list[GliaflowError] = []
     for done, (folder, label) in enumerate(labels.items(), start=1):
@@ -184,25 +184,8 @@ def _copy_compressed(source: Path, target: Path) -> None:
         shutil.copyfileobj(plain, packed)
 
 
-def _read_participants(path: Path, labels: set[str]) -> pd.DataFrame:
-    frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str).rename(columns=str.strip)
-    column = next((name for name in _ID_COLUMNS if name in frame), None)
-    if column is None:
-        raise InvalidTable(
-            "the table has no column of identifiers",
-            field=path.name,
-            expected=" or ".join(_ID_COLUMNS),
-            got=", ".join(frame.columns[:8]),
-        )
-    frame.insert(0, "participant_id", "sub-" + frame.pop(column).str.removeprefix("sub-").map(case_label))
-    repeated = frame.loc[frame["participant_id"].duplicated(), "participant_id"]
-    if not repeated.empty:
-        raise DuplicateId(
-            "a participant occurs more than once",
-            field=path.name,
-            expected="one row a participant",
-            got=", ".join(sorted(set(repeated))[:5]),
-        )
+def _matching_participants(path: Path, labels: set[str]) -> pd.DataFrame:
+    frame = read_participants(path)
     ids = set(frame["participant_id"].str.removeprefix("sub-"))
     if not labels <= ids:
         raise IdMismatch(

@@ -6,18 +6,16 @@ from collections.abc import Sequence
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from pipelines.clients import connect
-from pipelines.flows.fanout import CaseOutcome, Progress, treat_cases
+from pipelines.flows.fanout import CaseOutcome, Progress, case_runner, treat_cases
 from pipelines.ledger import STEPS, usable_cases
 from services.feature_store.contracts import ExtractParameters, ExtractRequest, RegisterRequest, RegisterResult
 from services.shared.cohort import read_cohort
-from services.shared.settings import settings
 from services.shared.storage import open_storage
 
 
-@flow(name="extract", task_runner=ThreadPoolTaskRunner(max_workers=settings().workers), validate_parameters=False)
+@flow(name="extract", task_runner=case_runner(), validate_parameters=False)
 def extract_cohort(
     cohort: str,
     parameters: ExtractParameters,

@@ -18,6 +18,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.futures import PrefectFuture, as_completed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.tasks import Task
 from pydantic import BaseModel, ConfigDict
 
@@ -47,6 +48,11 @@ class CaseOutcome(BaseModel):
         return bool(self.result and self.result.get("cached"))
 
 
+def case_runner() -> TaskRunner[PrefectFuture[BaseModel]]:
+    """Return what runs the tasks of a flow: as many threads as there are workers, each waiting for one case."""
+    return cast("TaskRunner[PrefectFuture[BaseModel]]", ThreadPoolTaskRunner(max_workers=settings().workers))
+
+
 @lru_cache(maxsize=1)
 def _pool() -> ProcessPoolExecutor:
     workers = settings().workers
@@ -58,7 +64,7 @@ def _pool() -> ProcessPoolExecutor:
 
 @lru_cache(maxsize=8)
 def _resident(name: ServiceName) -> object:
-    return connect(name)  # type: ignore[call-overload, no-any-return]
+    return connect(name)
 
 
 def _call(name: ServiceName, method: str, request: BaseModel) -> BaseModel:

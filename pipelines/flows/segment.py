@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from prefect import flow
-from prefect.task_runners import ThreadPoolTaskRunner
 
-from pipelines.flows.fanout import CaseOutcome, Progress, treat_cases
+from pipelines.flows.fanout import CaseOutcome, Progress, case_runner, treat_cases
 from pipelines.ledger import usable_cases
 from services.segmentation.contracts import SegmentParameters, SegmentRequest
 from services.shared.cohort import read_cohort
-from services.shared.settings import settings
 from services.shared.storage import open_storage
 
 
-@flow(name="segment", task_runner=ThreadPoolTaskRunner(max_workers=settings().workers), validate_parameters=False)
+@flow(name="segment", task_runner=case_runner(), validate_parameters=False)
 def segment_cohort(
     cohort: str,
     parameters: SegmentParameters,

@@ -1,0 +1,31 @@
+"""One patient's prediction: newest features from the feature store, probability from model serving."""
+
+from __future__ import annotations
+
+from pipelines.clients import connect
+from services.feature_store.contracts import OnlineRequest
+from services.model_serving.contracts import DescribeModelRequest, Prediction, PredictRequest
+from services.shared.contracts import CaseRef
+
+
+def predict_case(case: CaseRef, model: str) -> Prediction:
+    """Return a registered model's prediction for a case whose features are registered.
+
+    Parameters
+    ----------
+    case
+        The case.
+    model
+        ``grading``, ``grading/latest``, ``grading/<version>`` …
+
+    Raises
+    ------
+    NotFound
+        Where there is no such model, or the feature store does not know the case.
+    """
+    serving = connect("model_serving")
+    columns = serving.describe_model(DescribeModelRequest(model=model)).description.columns
+    request = OnlineRequest(cohort=case.cohort, case_ids=(case.id,), names=columns)
+    (row,) = connect("feature_store").online_features(request).rows
+    features = {name: value for name, value in row.features.items() if not isinstance(value, str)}
+    return serving.predict(PredictRequest(model=model, features=features, case=case))
