@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
@@ -218,7 +220,7 @@ def _each_case(
             yield write_case(storage, name, index, seed=seed, voxel_mm=voxel_mm)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         jobs = [pool.submit(write_case, storage, name, i, seed=seed, voxel_mm=voxel_mm) for i in indices]
         try:
             for job in as_completed(jobs):
@@ -226,6 +228,18 @@ def _each_case(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """End this worker as soon as its parent is gone, so that an interrupted run leaves nobody writing."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def write_case(storage: Storage, name: str, index: int, *, seed: int, voxel_mm: float) -> int:

@@ -41,11 +41,11 @@ def random_stream(seed: int, index: int, stream: Stream) -> np.random.Generator:
 class Effects:
     """Planted effects. A dictionary is keyed by WHO grade; ``sd`` of a logarithm is the spread between patients."""
 
-    core_radius_mm: dict[int, float] = field(default_factory=lambda: {2: 15.0, 3: 16.0, 4: 18.5})
+    core_radius_mm: dict[int, float] = field(default_factory=lambda: {2: 14.5, 3: 15.5, 4: 18.75})
     core_radius_log_sd: float = 0.15
     oedema_width_mm: dict[int, float] = field(default_factory=lambda: {2: 6.0, 3: 7.0, 4: 8.5})
     oedema_width_sd_mm: float = 2.0
-    rim_probability: dict[int, float] = field(default_factory=lambda: {2: 0.2, 3: 0.4, 4: 0.9})
+    rim_probability: dict[int, float] = field(default_factory=lambda: {2: 0.15, 3: 0.35, 4: 0.92})
     rim_thickness_mm: dict[int, float] = field(default_factory=lambda: {2: 4.0, 3: 4.25, 4: 5.0})
     rim_thickness_sd_mm: float = 0.7
     rim_thickness_high_risk_mm: float = -0.8
@@ -53,7 +53,7 @@ class Effects:
     necrosis: dict[int, float] = field(default_factory=lambda: {2: 0.15, 3: 0.25, 4: 0.5})
     necrosis_high_risk: float = 0.35
     necrosis_sd: float = 0.1
-    core_heterogeneity: dict[int, float] = field(default_factory=lambda: {2: 0.055, 3: 0.07, 4: 0.115})
+    core_heterogeneity: dict[int, float] = field(default_factory=lambda: {2: 0.05, 3: 0.065, 4: 0.12})
     core_heterogeneity_log_sd: float = 0.25
     core_heterogeneity_length_mm: float = 3.5
     texture_length_mm: dict[str, float] = field(default_factory=lambda: {"WT": 2.5, "Mutant": 6.0})

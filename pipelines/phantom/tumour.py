@@ -149,11 +149,11 @@ def place_tumour(seed: int, index: int, plan: TumourPlan, head: Head) -> Tumour:
 
     scaled = sum(((p - c) / r) ** 2 for p, c, r in zip((x, y, z), centre, plan.axis_ratios, strict=True))
     irregular = _SHAPE_NOISE * plan.core_radius_mm * noise(plan.core_radius_mm / 2.2)
-    outside_brain = (0.5 - head.brain[box]) * 4 * spacing_mm
+    outside_brain = (0.5 - head.brain[box]) * FAR_MM
     core = np.maximum(np.sqrt(scaled) - plan.core_radius_mm + irregular, outside_brain).astype(np.float32)
 
     white = ndimage.gaussian_filter(head.fractions[Tissue.WHITE][box], 4 / spacing_mm)
-    fluid = (head.fractions[Tissue.CSF][box] - 0.5) * 4 * spacing_mm
+    fluid = (head.fractions[Tissue.CSF][box] - 0.5) * FAR_MM
     spread = plan.oedema_width_mm * (0.35 + 0.9 * white) + 1.5 * noise(6.0)
     lesion = np.maximum.reduce([core - spread, outside_brain, fluid])
     lesion = np.minimum(lesion, core).astype(np.float32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -161,3 +164,51 @@ def test_genes_of_the_first_cases_do_not_depend_on_how_many_follow():
     few, many = draw_expression(6, patients[:3], null=False), draw_expression(6, patients, null=False)
     assert few[0].equals(many[0].iloc[:3])
     assert few[1].equals(many[1].iloc[:3])
+
+
+def test_document_states_the_table():
+    text = (Path(__file__).parents[3] / "docs" / "phantom.md").read_text()
+    rows = {
+        row.split("|")[1].split("(")[0].strip(): [
+            float(re.search(r"[\d.]+", cell).group()) for cell in row.split("|")[2:5]
+        ]
+        for row in text.splitlines()
+        if row.count("|") == 5 and re.search(r"\d", row.split("|")[2])
+    }
+    percent = {
+        name: {g: 100 * p for g, p in getattr(EFFECTS, name).items()}
+        for name in (
+            "rim_probability",
+            "rim_coverage",
+            "high_risk_probability",
+            "idh_mutant_probability",
+            "mgmt_methylated_probability",
+        )
+    }
+    stated = {
+        "tumour core's mean radius": EFFECTS.core_radius_mm,
+        "oedema's width": EFFECTS.oedema_width_mm,
+        "probability of an enhancing rim": percent["rim_probability"],
+        "rim thickness": EFFECTS.rim_thickness_mm,
+        "share of the shell that enhances": percent["rim_coverage"],
+        "necrosis in the core, 0 to 1": EFFECTS.necrosis,
+        "heterogeneity of the core, all sequences": EFFECTS.core_heterogeneity,
+        "mean diffusivity of the core": EFFECTS.tumour_md_um2_ms,
+        "probability of high risk": percent["high_risk_probability"],
+        "mean age": EFFECTS.age_years,
+        "IDH mutant": percent["idh_mutant_probability"],
+        "MGMT methylated": percent["mgmt_methylated_probability"],
+    }  # fmt: skip
+    assert {name: rows[name] for name in stated} == {
+        name: pytest.approx([values[g] for g in (2, 3, 4)]) for name, values in stated.items()
+    }
+    for length in EFFECTS.texture_length_mm.values():
+        assert f" {length:g} mm |" in text
+    for ratio in (
+        EFFECTS.log_hazard_grade[3],
+        EFFECTS.log_hazard_grade[4],
+        EFFECTS.log_hazard_high_risk,
+        EFFECTS.log_hazard_atrx_mutant,
+        EFFECTS.log_hazard_age_decade,
+    ):
+        assert f"{np.exp(ratio):.2g} " in text or f"{np.exp(ratio):.3g} " in text

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from pipelines.phantom.anatomy import draw_subject, smooth_noise
-from pipelines.phantom.clinic import draw_biology
+from pipelines.phantom.clinic import Biology, draw_biology
 from pipelines.phantom.effects import Stream, random_stream
 from pipelines.phantom.tumour import draw_tumour_plan, place_tumour
 from services.shared.cohort import Label, Sequence
@@ -39,6 +41,21 @@ def test_labels_nest_inside_the_brain(head, index):
     # The field has died away at the faces of its box, so no lesion is cut.
     faces = [np.take(tumour.lesion, [0, -1], axis=axis) for axis in range(3)]
     assert all(face.min() > 0 for face in faces)
+
+
+@pytest.mark.parametrize("thickness_mm", [3.0, 5.0, 7.0])
+def test_rim_is_a_shell_of_its_thickness(head, thickness_mm):
+    plan = replace(
+        draw_tumour_plan(2, 0, Biology(4, "WT", "low")),
+        core_radius_mm=20.0,
+        rim_thickness_mm=thickness_mm,
+        rim_coverage=1.0,
+    )
+    tumour = place_tumour(2, 0, plan, head)
+    core = tumour.core < 0
+    share = (core & (tumour.rim < 0)).sum() / core.sum()
+    assert share == pytest.approx(plan.enhancing_ml / plan.core_ml, abs=0.12)
+    assert not np.any(tumour.rim[tumour.core < -thickness_mm] < 0)
 
 
 def test_texture_of_mutants_is_coarser(head):
