@@ -46,7 +46,7 @@ def extract_cohort(
         progress=progress,
     )
     finished = usable_cases(storage, members, steps=STEPS)
-    _register(RegisterRequest(cohort=cohort, cases=tuple(case.id for case in finished)))
+    _register(RegisterRequest(cohort=cohort, cases=tuple(finished)))
     return outcomes
 
 

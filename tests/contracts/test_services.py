@@ -1,0 +1,200 @@
+"""The one contract of the five services: in this process and over HTTP, the same results and the same errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import httpx
+import numpy as np
+import pytest
+
+from pipelines.clients import RemoteService, service_class
+from services.feature_store.contracts import (
+    EntityRow,
+    ExtractParameters,
+    ExtractRequest,
+    HistoricalRequest,
+    OnlineRequest,
+    RegisterRequest,
+)
+from services.model_serving.contracts import (
+    DescribeModelRequest,
+    ListModelsRequest,
+    PredictRequest,
+)
+from services.model_serving.contracts import RegisterRequest as RegisterModelRequest
+from services.model_serving.package import (
+    Estimate,
+    FittedModel,
+    LogisticClassifier,
+    ModelCard,
+    TrainingData,
+    pack,
+    write_package,
+)
+from services.preprocessing.contracts import PrepareParameters, PrepareRequest
+from services.segmentation.contracts import SegmentParameters, SegmentRequest
+from services.shared.contracts import CaseRef
+from services.shared.errors import MissingSequence, NotFound, ServiceFault, TooLarge, Unauthorised, Unavailable
+from services.shared.settings import SERVICE_NAMES, ServiceName
+from services.shared.storage import Storage
+
+pytestmark = pytest.mark.xdist_group("contracts")
+
+CASES = tuple(CaseRef(cohort="phantom", id=f"phantom000{number}") for number in (1, 2))
+ABSENT = CaseRef(cohort="phantom", id="nobody")
+PREPARE = PrepareParameters(voxel_mm=6.0)
+EXTRACT = ExtractParameters(minimum_voxels=4)
+
+
+def prepare(both) -> None:
+    for case in CASES:
+        both.call("preprocessing", "prepare", PrepareRequest(case=case, parameters=PREPARE))
+
+
+def segment(both) -> None:
+    prepare(both)
+    for case in CASES:
+        both.call("segmentation", "segment", SegmentRequest(case=case, parameters=SegmentParameters(source="expert")))
+
+
+def extract(both) -> None:
+    segment(both)
+    for case in CASES:
+        both.call("feature_store", "extract", ExtractRequest(case=case, parameters=EXTRACT))
+
+
+def test_preprocessing(both) -> None:
+    prepare(both)
+    volumes = both.same_files("derivatives/preprocessed", suffix=".nii.gz")
+    assert len(volumes) == 12
+    again = both.call("preprocessing", "prepare", PrepareRequest(case=CASES[0], parameters=PREPARE))
+    assert again.cached
+    assert isinstance(both.fail("preprocessing", "prepare", PrepareRequest(case=ABSENT)), MissingSequence)
+
+
+def test_segmentation(both) -> None:
+    segment(both)
+    assert len(both.same_files("derivatives/segmentation", suffix=".nii.gz")) == 2
+    request = SegmentRequest(case=CASES[0], parameters=SegmentParameters(source="expert"))
+    result = both.call("segmentation", "segment", request)
+    assert result.tumour_found
+    assert result.source == "expert"
+    assert isinstance(both.fail("segmentation", "segment", SegmentRequest(case=ABSENT)), MissingSequence)
+    network = SegmentRequest(case=CASES[0], parameters=SegmentParameters(source="network"))
+    assert isinstance(both.fail("segmentation", "segment", network), NotFound)
+
+
+def test_feature_store(both) -> None:
+    extract(both)
+    assert len(both.same_files("features/phantom/cases", suffix=".parquet")) == 2
+    result = both.call("feature_store", "register", RegisterRequest(cohort="phantom", cases=CASES))
+    assert result.rows == 2
+    name = "T1c_WT_original_firstorder_Mean"
+    online = both.call(
+        "feature_store",
+        "online_features",
+        OnlineRequest(cohort="phantom", case_ids=tuple(case.id for case in CASES), names=(name,)),
+    )
+    historical = both.call(
+        "feature_store",
+        "historical_features",
+        HistoricalRequest(
+            cohort="phantom",
+            rows=tuple(EntityRow(case_id=c.id, event_timestamp=datetime(2200, 1, 1, tzinfo=UTC)) for c in CASES),
+            names=(name,),
+        ),
+    )
+    assert [row.features for row in online.rows] == [row.features for row in historical.rows]
+    assert all(np.isfinite(row.features[name]) for row in online.rows)
+    wrong = OnlineRequest(cohort="phantom", case_ids=(CASES[0].id,), names=("T1c_WT_original_firstorder_Meen",))
+    assert name in str(both.fail("feature_store", "online_features", wrong))
+
+
+def test_model_serving(both) -> None:
+    model = FittedModel(
+        columns=("a", "b"),
+        medians=np.array([0.0, 1.0]),
+        means=np.array([0.5, 1.5]),
+        scales=np.array([1.0, 2.0]),
+        classifier=LogisticClassifier(coefficients=np.array([1.0, -2.0]), intercept=0.25),
+        threshold=0.4,
+    )
+    card = ModelCard(
+        study="toy",
+        study_version="1",
+        classes=("WT", "Mutant"),
+        intended_use="A test.",
+        metrics={"auc": Estimate(value=0.9, low=0.8, high=1.0)},
+        training=TrainingData(
+            patients=2, patients_by_class={"WT": 1, "Mutant": 1}, features_sha256="0" * 64, labels_sha256="1" * 64
+        ),
+        parameters={},
+        packages={},
+    )
+    for root in (both.here, both.there):
+        write_package(Storage(root), "studies/phantom/toy/model", pack(model, card))
+    registered = both.call("model_serving", "register", RegisterModelRequest(folder="studies/phantom/toy/model"))
+    listed = both.call("model_serving", "list_models", ListModelsRequest())
+    assert [entry.version for entry in listed.models] == [registered.version]
+    assert both.call("model_serving", "describe_model", DescribeModelRequest(model="toy")).champion
+    found = both.call("model_serving", "predict", PredictRequest(model="toy", features={"a": 1.0, "b": None}))
+    assert found.probability == pytest.approx(1 / (1 + np.exp(-(0.25 + 0.5 + 0.5))))
+    assert found.imputed == ("b",)
+    assert isinstance(both.fail("model_serving", "predict", PredictRequest(model="none", features={})), NotFound)
+
+
+@pytest.mark.parametrize("name", SERVICE_NAMES)
+def test_every_service_tells_of_its_health_and_its_contract(both, name: ServiceName) -> None:
+    client = both.server(name)
+    with httpx.Client(base_url=client.url, trust_env=False) as http:
+        assert http.get("/livez").is_success
+        assert http.get("/readyz").is_success
+        assert "bentoml_service" in http.get("/metrics").text
+        paths = http.get("/docs.json").json()["paths"]
+        for endpoint in client._endpoints:
+            assert f"/{endpoint}" in paths
+            reply = http.post(f"/{endpoint}", json={"nonsense": 1})
+            assert reply.status_code == 400
+            assert reply.headers["content-type"] == "application/problem+json"
+            assert reply.json()["field"]
+        assert http.post("/no-such-endpoint", json={}).status_code == 404
+
+
+def test_server_listens_on_loopback_only(both) -> None:
+    url = both.server("segmentation").url
+    port = url.rsplit(":", 1)[1]
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"http://127.0.0.2:{port}/readyz", trust_env=False, timeout=2)
+
+
+def test_token_is_asked_for_and_health_is_open(start_server: Callable[..., object]) -> None:
+    server = start_server("segmentation", GLIAFLOW_TOKEN="right", GLIAFLOW_MAX_REQUEST_MB="1")
+    client = RemoteService(service_class("segmentation"), server.url)
+    client.wait_until_ready(seconds=120)
+    with pytest.raises(Unauthorised, match="GLIAFLOW_TOKEN"):
+        client.segment(SegmentRequest(case=ABSENT))
+    authorised = httpx.Client(base_url=server.url, headers={"Authorization": "Bearer right"}, trust_env=False)
+    assert authorised.post("/segment", json={"case": {"cohort": "c", "id": "a"}}).json()["title"] == "Missing sequence"
+    big = authorised.post("/segment", content=b" " * (2 << 20))
+    assert big.status_code == TooLarge.status
+    chunked = authorised.post("/segment", content=iter([b" " * (1 << 20)] * 3))
+    assert chunked.status_code == TooLarge.status
+    authorised.close()
+    client.close()
+
+
+def test_silent_server_is_named() -> None:
+    client = RemoteService(service_class("segmentation"), "http://127.0.0.1:9")
+    with pytest.raises(Unavailable, match="gliaflow serve"):
+        client.segment(SegmentRequest(case=ABSENT))
+
+
+def test_fault_of_the_service_is_no_fault_of_the_user(start_server: Callable[..., object]) -> None:
+    server = start_server("segmentation", GLIAFLOW_STORAGE_ROOT="no-such-protocol://x")
+    client = RemoteService(service_class("segmentation"), server.url)
+    client.wait_until_ready(seconds=120)
+    with pytest.raises(ServiceFault, match="log"):
+        client.segment(SegmentRequest(case=ABSENT))
+    client.close()
