@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import SimpleITK as sitk
 
 from services.preprocessing.orientation import coarsen, orient, resampled_grid
@@ -28,6 +29,8 @@ HEAD_NAMES = ("spgr_unstrip", "T1", "t1_sri24")
 MASK_NAMES = ("brain_mask", "mask")
 
 
+SCALP_MM = 11.0
+"""Distance of the middle of the scalp from the edge of the brain mask."""
 TEMPLATE_MM = 2.0
 """Templates are kept at this spacing: registration to them ends at 3 mm, and a finer mask would be no truer."""
 
@@ -49,7 +52,9 @@ class Atlas:
     mask
         Brain mask, 0 and 1.
     head
-        T1-weighted whole head, where the atlas has one.
+        T1-weighted whole head: the atlas's own, or the brain with the shells of :func:`synthesise_head` around it.
+    head_region
+        Where the head of the template resembles any head: the brain and what surrounds its upper part.
     grid
         Empty volume that prepared volumes lie on.
     """
@@ -59,7 +64,8 @@ class Atlas:
     digest: str
     brain: sitk.Image
     mask: sitk.Image
-    head: sitk.Image | None
+    head: sitk.Image
+    head_region: sitk.Image
     grid: sitk.Image
 
 
@@ -105,18 +111,50 @@ def load_atlas(name: str = "icbm152", voxel_mm: float = 1.0) -> Atlas:
             if other is not None:
                 require_same_grid(other, brain, name="a volume of the atlas", reference_name=paths[0].name)
         digest, space = _digest([path for path in paths if path]), "SRI24"
-    present = (brain if mask is None else mask) > 0.0
+    grid = resampled_grid(brain, (voxel_mm, voxel_mm, voxel_mm))
+    present = coarsen(sitk.Cast((brain if mask is None else mask) > 0.0, sitk.sitkFloat32), TEMPLATE_MM)
+    brain, mask = coarsen(brain, TEMPLATE_MM), close_and_fill(sitk.Cast(present > 0.5, sitk.sitkUInt8))
     return Atlas(
         name="icbm152" if space == "MNI152" else "sri24",
         space=space,
         digest=digest,
-        brain=coarsen(brain, TEMPLATE_MM),
-        mask=close_and_fill(
-            sitk.Cast(coarsen(sitk.Cast(present, sitk.sitkFloat32), TEMPLATE_MM) > 0.5, sitk.sitkUInt8)
-        ),
-        head=None if head is None else coarsen(head, TEMPLATE_MM),
-        grid=resampled_grid(brain, (voxel_mm, voxel_mm, voxel_mm)),
+        brain=brain,
+        mask=mask,
+        head=synthesise_head(brain, mask) if head is None else coarsen(head, TEMPLATE_MM),
+        head_region=upper_head(mask),
+        grid=grid,
     )
+
+
+def synthesise_head(brain: sitk.Image, mask: sitk.Image) -> sitk.Image:
+    """Return a whole head from a brain: fluid and skull, which are dark on T1, then scalp, which is bright.
+
+    Aligned to a brain alone, a head is easily stretched until its scalp meets the brain's edge; the shells prevent it.
+    """
+    distance = _distance_mm(mask)
+    array = sitk.GetArrayFromImage(brain)
+    bright = float(np.percentile(array[distance < 0], 75))
+    scalp = np.exp(-0.5 * ((distance - SCALP_MM) / 2.5) ** 2) * bright
+    head = sitk.GetImageFromArray(np.where(distance > 1.0, scalp, array).astype(np.float32))
+    head.CopyInformation(brain)
+    return head
+
+
+def upper_head(mask: sitk.Image) -> sitk.Image:
+    """Return the brain and 18 mm around its upper two thirds, but 4 mm around the rest, where face and neck begin."""
+    distance = _distance_mm(mask)
+    rows = np.flatnonzero((distance < 0).any(axis=(1, 2)))
+    height = np.arange(distance.shape[0])[:, None, None]
+    low = height < rows[0] + (rows[-1] - rows[0]) / 3
+    region = sitk.GetImageFromArray((distance < np.where(low, 4.0, 18.0)).astype(np.uint8))
+    region.CopyInformation(mask)
+    return region
+
+
+def _distance_mm(mask: sitk.Image) -> npt.NDArray[np.float32]:
+    image = sitk.SignedMaurerDistanceMap(mask, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
+    array: npt.NDArray[np.float32] = sitk.GetArrayFromImage(image)
+    return array
 
 
 def brain_from_nonzero(image: sitk.Image) -> sitk.Image:

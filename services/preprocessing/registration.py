@@ -32,6 +32,10 @@ class Level:
 
 
 RIGID_LEVELS = (Level(6.0, 2.0, 10_000), Level(3.0, 1.0, 30_000), Level(1.5, 0.3, 50_000))
+OUTSIDE_COST = 0.05
+"""What it costs, in normalised mutual information, to see nothing of the fixed volume."""
+SIZE_COST, SIZE_DEVIATION = 0.01, 0.08
+"""What it costs to make a head larger or smaller by one standard deviation of heads' sizes (on the log scale)."""
 AFFINE_LEVELS = (Level(6.0, 1.5, 10_000), Level(3.0, 0.7, 30_000))
 
 
@@ -138,36 +142,40 @@ def register_rigid(
 def register_to_template(
     image: sitk.Image,
     template: sitk.Image,
-    template_mask: sitk.Image,
+    region: sitk.Image,
     *,
+    centre: Points,
     starts: Iterable[tuple[float, float, float]],
-    margin_mm: float,
     seed: int,
 ) -> sitk.AffineTransform:
     """Return the affine transform from a template to a head or brain.
 
     Parameters
     ----------
-    template, template_mask
-        T1-weighted template and its brain mask.
+    template
+        T1-weighted template.
+    region
+        Where on the template's grid the metric looks.
+    centre
+        Centre of the template's brain, mm.
     starts
         Where the centre of the brain may be in the image, mm.
-    margin_mm
-        How far outside the template's brain the metric looks. The dark rim of cerebrospinal fluid and skull there
-        is what holds the outline of a template that shows the brain alone.
     seed
         Seed of the metric's samples.
 
     Notes
     -----
-    A whole head and a brain-only template share no overall outline, so a gradient search from one start is easily
-    lost. Many poses are scored on a coarse grid first, the best few are refined without derivatives (rotation,
+    Heads are cut off at different heights and the nose may point anywhere, so a gradient search from one start is
+    easily lost. Many poses are scored on a coarse grid first, the best few are refined without derivatives (rotation,
     translation and size), and the best of these starts the affine search.
     """
     image, template = winsorise(image), winsorise(template)
-    region = dilate(template_mask, margin_mm)
-    centre = mask_points(template_mask).mean(axis=0)
-    coarse = information_score(coarsen(template, 6.0), coarsen(image, 4.0), coarse_mask(region, 6.0))
+    information = information_score(coarsen(template, 6.0), coarsen(image, 4.0), coarse_mask(region, 6.0))
+
+    def coarse(pose: npt.ArrayLike) -> float:
+        log_scale = float(np.asarray(pose)[-1])
+        return information(_pose(pose, centre)) + SIZE_COST * (log_scale / SIZE_DEVIATION) ** 2
+
     poses = sorted(
         (
             (pitch, 0.0, 0.0, *(np.add(start, (0.0, dy, dz)) - centre), 0.0)
@@ -176,18 +184,18 @@ def register_to_template(
             for dy in (-15.0, 0.0, 15.0)
             for dz in (-24.0, -12.0, 0.0, 12.0, 24.0)
         ),
-        key=lambda pose: coarse(_pose(pose, centre)),
+        key=coarse,
     )
     simplex_scale = np.array([0.15, 0.1, 0.1, 6.0, 6.0, 6.0, 0.06])
     best = None
-    for pose in _spread(poses, count=4):
+    for pose in _spread(poses, count=3):
         start = np.array(pose)
         simplex = np.vstack([start, start + np.diag(simplex_scale)])
         found = optimize.minimize(
-            lambda p: coarse(_pose(p, centre)),
+            coarse,
             start,
             method="Nelder-Mead",
-            options={"initial_simplex": simplex, "maxfev": 220, "xatol": 1e-3, "fatol": 1e-5},
+            options={"initial_simplex": simplex, "maxfev": 180, "xatol": 1e-3, "fatol": 1e-5},
         )
         if best is None or found.fun < best.fun:
             best = found
@@ -203,22 +211,27 @@ def information_score(
 ) -> Callable[[sitk.Transform], float]:
     """Return a function that gives a transform's negative normalised mutual information (Studholme et al., 1999).
 
-    Points that fall outside the moving volume count as darkest, so that a transform cannot win by leaving it.
+    Points that fall outside the moving volume are left out, as a head is often cut off by the field of view; their
+    share costs a little, so that a transform cannot win by leaving the volume.
     """
     inside = sitk.GetArrayFromImage(mask) > 0
     points = mask_points(mask, count=int(inside.sum()))
     fixed_bins = _binned(sitk.GetArrayFromImage(fixed)[inside], bins)
     array = sitk.GetArrayFromImage(moving)
     moving_bins = _binned(array, bins).reshape(array.shape).astype(np.float32)
-    origin = np.array(moving.GetOrigin())
+    origin, size = np.array(moving.GetOrigin()), np.array(moving.GetSize())
     to_index = np.linalg.inv(np.array(moving.GetDirection()).reshape(3, 3) * np.array(moving.GetSpacing()))
 
     def score(transform: sitk.Transform) -> float:
         matrix, offset = matrix_and_offset(transform)
         index = (points @ matrix.T + (offset - origin)) @ to_index.T
-        sampled = ndimage.map_coordinates(moving_bins, index.T[::-1], order=1, mode="constant", cval=0.0)
-        joint = np.bincount(fixed_bins * bins + np.rint(sampled).astype(np.intp), minlength=bins * bins)
-        return -normalised_mutual_information(joint.reshape(bins, bins))
+        seen = ((index > -0.5) & (index < size - 0.5)).all(axis=1)
+        share = float(seen.mean())
+        if share < 0.5:
+            return 0.0
+        sampled = ndimage.map_coordinates(moving_bins, index[seen].T[::-1], order=1, mode="nearest")
+        joint = np.bincount(fixed_bins[seen] * bins + np.rint(sampled).astype(np.intp), minlength=bins * bins)
+        return OUTSIDE_COST * (1.0 - share) - normalised_mutual_information(joint.reshape(bins, bins))
 
     return score
 

@@ -286,12 +286,9 @@ def align(
         starts = [tuple(mask_points(brain_from_nonzero(t1c)).mean(axis=0))]
     else:
         starts = expected_brain_centres(find_head(t1c), float(np.ptp(points[:, 2])))
-    whole_head = atlas.head is not None and not stripped
-    template = atlas.head if atlas.head is not None and whole_head else atlas.brain
-    fitted = register_to_template(
-        t1c, template, atlas.mask, starts=starts, margin_mm=10.0 if whole_head else 6.0, seed=parameters.seed
-    )
+    template, where = (atlas.brain, dilate(atlas.mask, 6.0)) if stripped else (atlas.head, atlas.head_region)
     centre = points.mean(axis=0)
+    fitted = register_to_template(t1c, template, where, centre=centre, starts=starts, seed=parameters.seed)
     chosen = nearest_rigid(fitted, centre=centre) if parameters.alignment == "rigid" else fitted
     # The skull moves with the brain and has sharp edges; what lies farther down (jaw, neck) may not.
     working = coarsen(t1c, 3.0)
