@@ -25,25 +25,13 @@ from pipelines.reporting.picture import (
     in_house_style,
     new_figure,
 )
+from pipelines.reporting.tables import format_estimate
+from services.model_serving.package import Estimate
 
 FloatArray = npt.NDArray[np.float64]
 
 RESAMPLES = 1000
 _MARKERS = {"ours": ("o", BLUE), "permuted": ("s", MUTED), "paper_order": ("D", ORANGE), "published": ("*", RED)}
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its 95 % confidence interval, where it has one."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    def __str__(self) -> str:
-        if self.low is None or self.high is None:
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} ({self.low:.3f}–{self.high:.3f})"
 
 
 def roc_band(
@@ -103,9 +91,9 @@ def draw_roc(
     return draw(
         figure,
         name=f"{name}-roc",
-        alt=f"ROC curve, area under the curve {auc}",
-        caption=f"ROC curve of the out-of-fold predictions of {truth.size} patients: AUC {auc}, DeLong. The band is "
-        f"pointwise: {RESAMPLES:,} bootstrap resamples of patients within each class.",
+        alt=f"ROC curve, area under the curve {format_estimate(auc)}",
+        caption=f"ROC curve of the out-of-fold predictions of {truth.size} patients: AUC {format_estimate(auc)}, "
+        f"DeLong. The band is pointwise: {RESAMPLES:,} bootstrap resamples of patients within each class.",
     )
 
 
@@ -124,7 +112,7 @@ def draw_calibration(
     axes.set_aspect("equal")
     axes.set_title("Calibration")
     axes.legend(loc="upper left")
-    scored = f" Brier score {brier}." if brier is not None else ""
+    scored = f" Brier score {format_estimate(brier)}." if brier is not None else ""
     return draw(
         figure,
         name=f"{name}-calibration",
@@ -155,30 +143,45 @@ def draw_scores(
         figure,
         name=f"{name}-scores",
         alt=f"Predicted probabilities of {labels[0]} and {labels[1]}, with the threshold {threshold:.2f}",
-        caption=f"Out-of-fold probability of {labels[1]}, one dot a patient; boxes: quartiles, whiskers: 1.5 times "
+        caption=f"Out-of-fold probability of {labels[1]}, one dot a patient; dashed: threshold of "
+        "the final model; boxes: quartiles, whiskers: 1.5 times "
         "the interquartile range.",
     )
 
 
 @in_house_style
-def draw_comparison(name: str, rows: Sequence[tuple[str, str, Estimate]]) -> Picture:
-    """Draw AUCs with their intervals one below the other: rows of kind (ours, permuted, …), label, estimate."""
-    figure, axes = new_figure(4.2, 0.9 + 0.42 * len(rows))
-    for position, (kind, _, estimate) in enumerate(rows):
+def draw_comparison(name: str, rows: Sequence[tuple[str, str, Estimate, FloatArray | None]]) -> Picture:
+    """Draw AUCs with their intervals one below the other.
+
+    Parameters
+    ----------
+    rows
+        Kind (ours, permuted, paper_order, published), label, estimate, and the AUC of each run where there are some.
+    """
+    figure, axes = new_figure(4.2, 0.9 + 0.5 * len(rows))
+    for position, (kind, _, estimate, runs) in enumerate(rows):
         marker, colour = _MARKERS[kind]
         if estimate.low is not None and estimate.high is not None:
             axes.plot([estimate.low, estimate.high], [position, position], color=colour, linewidth=2)
+        if runs is not None:
+            axes.plot(runs, np.full(len(runs), position + 0.3), "|", color=colour, markersize=6)
         size = 11 if marker == "*" else 7
         axes.plot(estimate.value, position, marker, color=colour, markersize=size, markeredgewidth=0)
     axes.axvline(0.5, color=MUTED, linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(rows)), [textwrap.fill(label, 22) for _, label, _ in rows])
-    axes.invert_yaxis()
-    lowest = min([e.low if e.low is not None else e.value for _, _, e in rows] + [0.45])
-    axes.set(xlabel="AUC (95 % interval)", xlim=(max(0.0, lowest - 0.03), 1.02))
+    axes.set_yticks(range(len(rows)), [textwrap.fill(label, 22) for _, label, _, _ in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    lowest = min([e.value if e.low is None else e.low for _, _, e, _ in rows] + [0.45])
+    lowest = min([lowest, *(float(runs.min()) for *_, runs in rows if runs is not None and runs.size)])
+    axes.set(xlabel="AUC (95 % interval)", xlim=(max(0.0, lowest) - 0.03, 1.03))
     axes.grid(visible=False, axis="y")
     axes.set_title("Against chance and the paper")
-    told = "; ".join(f"{label}: {estimate}" for _, label, estimate in rows)
-    return draw(figure, name=f"{name}-comparison", alt=told, caption=told + ". Dashed: no information.")
+    told = "; ".join(f"{label} {format_estimate(estimate)}" for _, label, estimate, _ in rows)
+    return draw(
+        figure,
+        name=f"{name}-comparison",
+        alt=f"AUC: {told}",
+        caption="AUC against chance (dashed) and the paper. Ticks: single runs with permuted labels.",
+    )
 
 
 @in_house_style

@@ -17,7 +17,11 @@ from services.shared.storage import Storage
 from services.shared.volume import read_volume
 
 SHOWN: tuple[Sequence, ...] = (Sequence.T1C, Sequence.FLAIR)
-_OUTLINES = ((Region.WT, YELLOW), (Region.TC, ORANGE), (Region.ET, SKY))
+OUTLINES = (
+    (Region.WT, YELLOW, "whole tumour"),
+    (Region.TC, ORANGE, "tumour core"),
+    (Region.ET, SKY, "enhancing tumour"),
+)
 _PANEL_IN = 2.2
 _DPI = 110
 
@@ -53,7 +57,7 @@ def draw_case(storage: Storage, keys: CaseKeys, *, note: str) -> Picture:
         _draw_slice(axes, volume[index][rows, columns], brain[index][rows, columns] > 0, spacing)
         section = np.rint(labels[index][rows, columns]).astype(np.uint8)
         _outline(axes, brain[index][rows, columns] > 0, "white", width=0.6)
-        for region, colour in _OUTLINES:
+        for region, colour, _ in OUTLINES:
             _outline(axes, region_mask(section, region), colour, width=1.2)
         axes.text(0.03, 0.97, str(sequence), transform=axes.transAxes, color="white", fontsize=8, va="top")
     buffer = io.BytesIO()
@@ -92,8 +96,9 @@ def _window(brain: npt.NDArray[np.bool_]) -> tuple[slice, slice]:
 def _draw_slice(axes: Axes, pixels: Array, brain: npt.NDArray[np.bool_], spacing: tuple[float, float]) -> None:
     values = pixels[brain] if brain.any() else pixels.ravel()
     low, high = (float(v) for v in np.percentile(values, [1.0, 99.5]))
+    # Prepared volumes are 0 outside the brain, which is the brain's mean after z-scoring: show it black.
     axes.imshow(
-        pixels,
+        np.where(brain, pixels, low) if brain.any() else pixels,
         cmap="gray",
         vmin=low,
         vmax=max(high, low + 1e-6),

@@ -8,9 +8,20 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipelines.ledger import STEPS, Step
+from services.model_serving.package import Estimate
+from services.preprocessing.contracts import Quality
 from services.shared.errors import Problem
 
 UNKNOWN = "–"
+
+
+def format_estimate(estimate: Estimate | None) -> str:
+    """Return a figure with its 95 % interval, as it is printed everywhere."""
+    if estimate is None:
+        return UNKNOWN
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}–{estimate.high:.3f}]"
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,46 @@ def leavers_table(quarantine: Mapping[Step, Mapping[str, Problem]]) -> Table:
                 (f"sub-{case}", step, "; ".join([reason, *facts]), problem.get("remedy", UNKNOWN)),
             )
     return Table("Patients whom a step could not treat", ("Patient", "Step", "Reason", "What to do"), tuple(rows))
+
+
+def quality_table(quality: Mapping[str, Quality]) -> Table:
+    """Return the quality of the prepared images, flagged cases first; the worst sequence stands for a case."""
+    rows = []
+    for label, q in sorted(quality.items(), key=lambda item: (not item[1].flags, item[0])):
+        sequences = list(q.sequences.values())
+        noise = [s.signal_to_noise for s in sequences if s.signal_to_noise is not None]
+        agreement = [s.nmi_after for s in sequences if s.nmi_after is not None]
+        rows.append(
+            (
+                f"sub-{label}",
+                ", ".join(q.flags) or "none",
+                f"{q.brain_volume_ml:.0f}",
+                f"{q.atlas_dice:.3f}",
+                f"{min(noise):.1f}" if noise else UNKNOWN,
+                f"{max(s.bias_field_range for s in sequences):.2f}" if sequences else UNKNOWN,
+                f"{min(agreement):.3f}" if agreement else UNKNOWN,
+                f"{max(s.shift_mm for s in sequences):.1f}" if sequences else UNKNOWN,
+                f"{min(s.fraction_seen for s in sequences):.1%}" if sequences else UNKNOWN,
+            )
+        )
+    flagged = sum(bool(q.flags) for q in quality.values())
+    return Table(
+        f"Quality of {len(rows)} cases, {flagged} flagged (listed first). The worst sequence of a case counts",
+        (
+            "Patient",
+            "Flags",
+            "Brain, ml",
+            "Dice with atlas",
+            "Signal to noise",
+            "Bias field range",
+            "Mutual information with T1c",
+            "Moved, mm",
+            "Brain in view",
+        ),
+        tuple(rows),
+        numeric=tuple(range(2, 9)),
+        flagged=tuple(range(flagged)),
+    )
 
 
 def characteristics_table(participants: pd.DataFrame) -> Table:

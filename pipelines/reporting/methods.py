@@ -1,0 +1,188 @@
+"""What the report says about itself: where the data come from, how it was made, and what it does not show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipelines.reporting.sources import CohortState, StudyOutputs
+from pipelines.reporting.tables import UNKNOWN, Table, checklist_table
+from services.shared.manifest import Manifest
+
+HASH_SHOWN = 12
+_ATLASES = {
+    "icbm152": "MNI ICBM152 2009a symmetric (Fonov et al., NeuroImage 2011); © McConnell Brain Imaging Centre, McGill "
+    "University; may be used, copied, changed and passed on with its notice",
+    "sri24": "SRI24 (Rohlfing et al., Hum Brain Mapp 2010); Creative Commons Attribution-ShareAlike 3.0",
+}
+
+
+@dataclass(frozen=True)
+class Banner:
+    """Something a reader must not miss."""
+
+    title: str
+    text: str
+
+
+def banners(state: CohortState) -> list[Banner]:
+    """Return what must stand above everything else."""
+    found = []
+    if state.phantom is not None:
+        if state.phantom.null:
+            text = (
+                "Every patient, image and outcome was computed, and outcomes were drawn free of the images (null "
+                "phantom): nothing can be learnt here, and a study that finds something is wrong."
+            )
+        else:
+            text = (
+                "Every patient, image and outcome was computed, with effects that were planted on purpose. Figures "
+                "show that the software recovers what is there; they say nothing about patients."
+            )
+        found.append(Banner("Simulated cohort, no patients", text))
+    found.append(Banner("For research only", "Not a medical device; not for decisions about a patient."))
+    return found
+
+
+def facts(state: CohortState, studies: Sequence[StudyOutputs]) -> list[tuple[str, str]]:
+    """Return the figures of the header."""
+    found: list[tuple[str, str]] = []
+    if state.everyone is not None and state.members is not None:
+        found.append(("Patients in the cohort", str(len(state.everyone.cases))))
+        found.append(("Patients for the studies", str(len(state.members.cases))))
+    else:
+        found.append(("Input", "a table of features"))
+    found.append(("Studies", ", ".join(study.name for study in studies) or "none yet"))
+    found += [
+        ("Data version", version)
+        for version in sorted({s.model.training.features_sha256[:HASH_SHOWN] for s in studies})
+    ]
+    found += [("Seed", seed) for seed in sorted({str(s.parameters.get("seed", UNKNOWN)) for s in studies})]
+    found += [("Software", version) for version in sorted({s.model.code_version.split(",")[0] for s in studies})]
+    return found
+
+
+def limits(state: CohortState, studies: Sequence[StudyOutputs]) -> list[str]:
+    """Return what the figures do not show."""
+    paragraphs = []
+    if studies:
+        paragraphs.append(
+            "Every fit (scaling, selection, tuning, calibration, threshold) was repeated inside the training part of "
+            "each outer fold; a figure comes from predictions for patients whom its model had not seen. DeLong's "
+            "interval treats the pooled out-of-fold predictions as independent of the training, so it is somewhat too narrow in "
+            "small cohorts. No figure comes from another hospital: there is no external validation here."
+        )
+    small = [f"{s.name} {s.metrics['patients']:.0f}" for s in studies if s.metrics["patients"] < 100]
+    if small:
+        paragraphs.append(
+            f"Few patients ({', '.join(small)}): intervals are wide, the chosen features change from fold to fold, and "
+            "calibration cannot be judged finely."
+        )
+    if any(finding.source == "expert" for finding in state.findings.values()):
+        paragraphs.append(
+            "Some or all regions are an expert's outlines; features from a network's outlines may differ."
+        )
+    return paragraphs
+
+
+def method_tables(state: CohortState, studies: Sequence[StudyOutputs]) -> list[Table]:
+    """Return parameters, versions, hashes, the atlas, and the reporting checklist."""
+    tables = [_parameter_table(state, studies), _version_table(state, studies)]
+    if studies:
+        tables.insert(0, _data_table(studies))
+    return [*(table for table in tables if table.rows), checklist_table(_answers(state, studies))]
+
+
+def _data_table(studies: Sequence[StudyOutputs]) -> Table:
+    rows = tuple(
+        (
+            study.name,
+            ", ".join(f"{count} {name}" for name, count in study.model.training.patients_by_class.items()),
+            study.model.training.features_sha256,
+            study.model.training.labels_sha256,
+            study.package_sha256,
+            study.model.code_version,
+        )
+        for study in studies
+    )
+    headers = ("Study", "Patients", "Features (SHA-256)", "Outcomes (SHA-256)", "Model (SHA-256)", "Code")
+    return Table("Which data and which model: equal hashes are equal content", headers, rows)
+
+
+def _parameter_table(state: CohortState, studies: Sequence[StudyOutputs]) -> Table:
+    rows: list[tuple[str, str, str]] = []
+    if state.phantom is not None:
+        stated = {**state.phantom.parameters, "seed": state.phantom.seed, "null": state.phantom.null}
+        rows += [("simulate", name, _plain(value)) for name, value in stated.items()]
+    for step, manifests in state.manifests.items():
+        told: dict[str, Counter[str]] = {}
+        for manifest in manifests.values():
+            for name, value in manifest.parameters.items():
+                told.setdefault(name, Counter())[_plain(value)] += 1
+        for name, values in sorted(told.items()):
+            text = (
+                next(iter(values))
+                if len(values) == 1
+                else "; ".join(f"{v} ({n} cases)" for v, n in values.most_common())
+            )
+            rows.append((step, name, text))
+    for study in studies:
+        rows += [(f"study {study.name}", name, _plain(value)) for name, value in study.parameters.items()]
+    return Table("Parameters, as they were used", ("Step", "Parameter", "Value"), tuple(rows))
+
+
+def _version_table(state: CohortState, studies: Sequence[StudyOutputs]) -> Table:
+    versions: dict[str, set[str]] = {}
+    made: list[Manifest] = [m for manifests in state.manifests.values() for m in manifests.values()]
+    for packages in (*(m.packages for m in made), *(s.model.packages for s in studies)):
+        for name, version in packages.items():
+            versions.setdefault(name, set()).add(version)
+    rows = [(name, ", ".join(sorted(found))) for name, found in sorted(versions.items(), key=lambda v: v[0].lower())]
+    rows += [("Atlas", text) for text in atlases(state)]
+    return Table("Software and atlas", ("What", "Version or licence"), tuple(rows))
+
+
+def atlases(state: CohortState) -> list[str]:
+    """Return source and licence of each atlas that cases were brought to."""
+    names = {str(m.parameters.get("atlas", "")).split(" ")[0] for m in state.manifests["prepare"].values()} - {""}
+    return [_ATLASES.get(name, f"{name}: licence not known") for name in sorted(names)]
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
+
+
+def _answers(state: CohortState, studies: Sequence[StudyOutputs]) -> dict[str, str]:
+    """Return where the page answers an item; what it does not answer is left out."""
+    simulated = state.phantom is not None
+    answers: dict[str, str] = {}
+    if state.members is not None:
+        answers["5"] = (
+            "simulated; parameters and planted effects below raw/"
+            if simulated
+            else "not reported: see the source of the cohort"
+        )
+        answers["20"] = "Patients: flow, reasons, characteristics"
+    elif studies:
+        answers["20"] = "Patients: flow; characteristics are not reported, there is no clinical table"
+    if state.manifests["prepare"]:
+        answers["7"] = "Images: quality; Methods: parameters of each step"
+    if studies:
+        answers |= {
+            "3–4": "each study's first paragraph (intended use); background is not reported",
+            "8": "Each study's title; how the outcome was assessed is not reported",
+            "9": "each study: features of the final model",
+            "11": "Patients: characteristics (missing values); features: imputed by the training median inside folds",
+            "12": "each study: folds; Methods: parameters",
+            "13": "classes are as found and folds stratified; nothing is re-weighted: each study, confusion matrix",
+            "15": "each study: calibration, scores and threshold",
+            "21": "Results at a glance",
+            "22": "each study: features of the final model; Methods: hash of the model package",
+            "23": "Results at a glance; each study: ROC, calibration; subgroups are not reported",
+            "25–27": "Methods and limits; use in practice is not reported",
+        }
+    answers["18"] = "this page and the hashes in it; funding, conflicts and protocol are not reported"
+    return answers
