@@ -292,9 +292,7 @@ class _Training(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam; the scheduler is stepped by hand, after tuning."""
         optimiser = torch.optim.Adam(self.network.parameters(), lr=self._plan.learning_rate)
-        self._schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            optimiser, factor=0.5, patience=self._plan.patience
-        )
+        self._schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.5, patience=self._plan.patience)
         return optimiser
 
     def training_step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -342,7 +340,8 @@ class _Training(lightning.LightningModule):
             probabilities = predict_probabilities(predictor, case.inputs, memory_mb=self._plan.memory_mb)
             logits = torch.from_numpy(np.log(np.maximum(probabilities, _TINY)))[None]
             losses.append(float(self.loss(logits, torch.from_numpy(case.classes)[None, None])))
-            found.append(region_dice(values[probabilities.argmax(axis=0)], values[case.classes]))
+            labels = np.where(case.brain, values[probabilities.argmax(axis=0)], 0)
+            found.append(region_dice(labels, values[case.classes]))
         self.network.train()
         return float(np.mean(losses)), {region: _mean([each[region] for each in found]) for region in Region}
 
@@ -368,9 +367,16 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _deterministic_restored() -> Iterator[None]:
-    """Put torch's global switch for deterministic algorithms back when the block ends."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    """Put torch's global switches for deterministic algorithms back when the block ends."""
+    enabled, warn_only = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    # Filling memory that is about to be overwritten costs a fifth of a step and changes no result.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
+        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from pipelines.training.segmentation import EpochFigures, TrainParameters, TrainResult, train_segmentation
+from pipelines.training.segmentation_cases import TrainingCrops, read_cases, split_for_tuning
+from services.segmentation.contracts import SegmentParameters, SegmentRequest
+from services.segmentation.inference import load_predictor, predict_probabilities
+from services.segmentation.network import NetworkSpec
+from services.segmentation.segment import segment_case
+from services.shared.cohort import SEQUENCES, CaseKeys, Region, Sequence
+from services.shared.contracts import CaseRef
+from services.shared.errors import (
+    DuplicateId,
+    GliaflowError,
+    InvalidMask,
+    InvalidValue,
+    InvalidVolume,
+    NotFound,
+    SpaceMismatch,
+    TooFewCases,
+)
+from services.shared.storage import Storage
+from services.shared.volume import read_volume, write_volume
+
+SMALL = TrainParameters(width=8, levels=2, epochs=2, learning_rate=5e-3)
+SHAPE = (15, 18, 17)
+
+
+def write_case(storage: Storage, index: int, *, voxel_mm: float = 8.0) -> CaseRef:
+    """Write a prepared case: an ellipsoid of brain, a tumour of nested spheres, brighter or darker by sequence."""
+    rng = np.random.default_rng(index)
+    keys = CaseKeys(CaseRef(cohort="demo", id=f"c{index}"))
+    axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
+    brain = (sum(axis**2 for axis in axes) < 0.9).astype(np.uint8)
+    centre = rng.uniform(-0.3, 0.3, 3)
+    radius = np.sqrt(sum((axis - c) ** 2 for axis, c in zip(axes, centre, strict=True)))
+    labels = np.select([radius < 0.25, radius < 0.4, radius < 0.6], [1, 4, 2], 0).astype(np.uint8) * brain
+
+    def write(key: str, array: np.ndarray) -> None:
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing([voxel_mm] * 3)
+        write_volume(storage, key, image)
+
+    for channel, sequence in enumerate(SEQUENCES):
+        contrast = np.zeros(5, dtype=np.float32)
+        contrast[[1, 2, 4]] = np.roll([3.0, 1.5, -2.0], channel)
+        values = (contrast[labels] + 0.3 * rng.standard_normal(SHAPE)) * brain
+        write(keys.preprocessed_image(sequence), values.astype(np.float32))
+    write(keys.brain_mask, brain)
+    write(keys.preprocessed_segmentation, labels)
+    return keys.case
+
+
+@pytest.fixture
+def cases(storage: Storage) -> list[CaseRef]:
+    return [write_case(storage, index) for index in range(3)]
+
+
+def train(storage: Storage, cases: list[CaseRef], parameters: TrainParameters = SMALL, **more: object) -> TrainResult:
+    return train_segmentation(storage, cases, parameters=parameters, seed=1, threads=1, **more)
+
+
+def test_training_learns_the_tumour_and_the_service_finds_it(storage: Storage, cases: list[CaseRef]) -> None:
+    unseen = write_case(storage, 9)
+    seen: list[EpochFigures] = []
+    result = train(
+        storage,
+        cases,
+        SMALL.model_copy(update={"epochs": 40}),
+        progress=lambda figures, epochs: seen.append(figures),
+    )
+    assert [figures.epoch for figures in seen] == list(range(1, 41))
+    assert result.best_epoch == max(seen, key=lambda f: (f.tuning_dice_mean, -f.epoch)).epoch
+    found = segment_case(storage, SegmentRequest(case=unseen, parameters=SegmentParameters(source="network")))
+    assert found.model_sha256 == result.weights_sha256
+    assert found.dice is not None
+    assert found.dice[Region.WT] is not None
+    assert found.dice[Region.WT] > 0.8
+
+
+def test_the_kept_weights_are_those_of_the_best_epoch(storage: Storage, cases: list[CaseRef]) -> None:
+    result = train(storage, cases, SMALL.model_copy(update={"epochs": 5}))
+    _, tune = split_for_tuning(cases, tuning_fraction=SMALL.tuning_fraction, seed=1)
+    found = segment_case(
+        storage,
+        SegmentRequest(case=tune[0], parameters=SegmentParameters(source="network", min_component_mm3=0)),
+    )
+    assert found.dice == pytest.approx(result.tuning_dice)
+    metrics = json.loads(storage.read_text("models/segmentation/metrics.json"))
+    assert metrics["best_epoch"] == result.best_epoch
+    assert metrics["tuning_dice"] == pytest.approx({str(k): v for k, v in result.tuning_dice.items()})
+    rows = list(csv.DictReader(io.StringIO(storage.read_text("models/segmentation/training.csv"))))
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5]
+    assert {"training_loss", "tuning_loss", "tuning_dice_WT", "learning_rate"} <= set(rows[0])
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(storage: Storage, cases: list[CaseRef]) -> None:
+    torch.manual_seed(5)
+    first = train(storage, cases, model="models/a")
+    assert not first.cached
+    torch.manual_seed(6)
+    second = train(storage, cases[::-1], model="models/b")
+    other = train_segmentation(storage, cases, parameters=SMALL, seed=2, threads=1, model="models/c")
+    assert first.weights_sha256 == second.weights_sha256 != other.weights_sha256
+    assert storage.read_bytes("models/a/training.csv") == storage.read_bytes("models/b/training.csv")
+
+
+def test_training_again_does_nothing_until_a_case_is_added(storage: Storage, cases: list[CaseRef]) -> None:
+    first = train(storage, cases)
+    assert train(storage, cases) == first.model_copy(update={"cached": True})
+    assert not train(storage, [*cases, write_case(storage, 3)]).cached
+
+
+def test_training_leaves_this_process_and_folder_as_they_were(
+    storage: Storage, cases: list[CaseRef], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    train(storage, cases)
+    assert torch.equal(torch.rand(1), expected)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert list(folder.iterdir()) == []
+    assert storage.files("models") == [
+        f"models/segmentation/{name}"
+        for name in ("manifest.json", "metrics.json", "network.json", "training.csv", "weights.npz")
+    ]
+
+
+def test_batch_normalisation_trains_too(storage: Storage, cases: list[CaseRef]) -> None:
+    assert train(storage, cases, SMALL.model_copy(update={"normalisation": "batch"})).training_cases == 2
+
+
+def test_learning_rate_is_halved_without_improvement(storage: Storage, cases: list[CaseRef]) -> None:
+    seen: list[EpochFigures] = []
+    slow = SMALL.model_copy(update={"epochs": 4, "learning_rate": 1e-6, "patience": 0})
+    train(storage, cases, slow, progress=lambda figures, epochs: seen.append(figures))
+    assert [figures.learning_rate for figures in seen] == [1e-6, 1e-6, 5e-7, 2.5e-7]
+
+
+def test_split_is_by_case_complete_and_of_one_seed(cases: list[CaseRef]) -> None:
+    many = [CaseRef(cohort="demo", id=f"{i:02d}") for i in range(12)]
+    learn, tune = split_for_tuning(many, tuning_fraction=0.17, seed=0)
+    assert len(tune) == 2
+    assert sorted([*learn, *tune], key=str) == many
+    assert split_for_tuning(many[::-1], tuning_fraction=0.17, seed=0) == (learn, tune)
+    assert split_for_tuning(many, tuning_fraction=0.17, seed=1)[1] != tune
+    assert [len(part) for part in split_for_tuning(many[:2], tuning_fraction=0.9, seed=0)] == [1, 1]
+
+
+def test_too_few_or_repeated_cases_are_errors(storage: Storage, cases: list[CaseRef]) -> None:
+    with pytest.raises(TooFewCases, match="at least 2"):
+        train(storage, cases[:1])
+    with pytest.raises(DuplicateId, match="demo/sub-c0"):
+        train(storage, [*cases, cases[0]])
+
+
+def _rewrite(storage: Storage, key: str, change: object) -> None:
+    write_volume(storage, key, change(read_volume(storage, key)))  # type: ignore[operator]
+
+
+def _nan(image: sitk.Image) -> sitk.Image:
+    image[5, 5, 5] = float("nan")
+    return image
+
+
+def _flat(image: sitk.Image) -> sitk.Image:
+    image.SetSpacing([8.0, 8.0, 9.0])
+    return image
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "kind", "words"),
+    [
+        ("mask", lambda image: image * 0, InvalidMask, "no tumour"),
+        ("mask", lambda image: image + 6, InvalidMask, "not defined"),
+        ("mask", lambda image: image[1:, :, :], SpaceMismatch, "grid"),
+        ("mask", None, NotFound, "expert_dseg"),
+        ("image", _nan, InvalidVolume, "NaN"),
+        ("image", None, NotFound, "FLAIR"),
+        ("brain", _flat, SpaceMismatch, "cubic"),
+    ],
+)
+def test_a_case_that_cannot_be_used_is_named_and_the_old_model_stays(
+    storage: Storage, cases: list[CaseRef], part: str, change: object, kind: type[GliaflowError], words: str
+) -> None:
+    before = train(storage, cases)
+    keys = CaseKeys(cases[1])
+    key = {
+        "mask": keys.preprocessed_segmentation,
+        "image": keys.preprocessed_image(Sequence.FLAIR),
+        "brain": keys.brain_mask,
+    }[part]
+    if change is None:
+        storage.remove(key)
+    else:
+        _rewrite(storage, key, change)
+    with pytest.raises(kind, match=words) as caught:
+        train(storage, cases)
+    assert (caught.value.case, caught.value.step) == ("demo/sub-c1", "train segmentation")
+    assert load_predictor(storage, "models/segmentation").sha256 == before.weights_sha256
+
+
+def test_a_loss_that_is_not_finite_stops_training_and_writes_nothing(storage: Storage, cases: list[CaseRef]) -> None:
+    with pytest.raises(InvalidValue, match="lower learning rate"):
+        train(storage, cases, SMALL.model_copy(update={"learning_rate": 1e30, "epochs": 10}))
+    assert storage.files("models") == []
+
+
+def test_crops_vary_stay_zero_outside_the_brain_and_keep_labels(storage: Storage, cases: list[CaseRef]) -> None:
+    spec = NetworkSpec(levels=2, voxel_mm=8.0)
+    prepared = read_cases(storage, cases, spec)
+    crops = TrainingCrops(prepared, spec, patch_voxels=96, seed=0)
+    first, second = crops[0], crops[0]
+    assert first["inputs"].shape == (4, 16, 16, 16)
+    assert first["classes"].shape == (1, 16, 16, 16)
+    assert first["inputs"].dtype == torch.float32
+    assert not torch.equal(first["inputs"], second["inputs"])
+    outside = prepared[0].brain.size - prepared[0].brain.sum()
+    assert int((first["inputs"] == 0).all(dim=0).sum()) >= outside
+    for crop in (first, second):
+        assert (
+            torch.bincount(crop["classes"].flatten().long())[1:].tolist()
+            == np.bincount(prepared[0].classes.ravel())[1:].tolist()
+        )
+
+
+def test_a_patch_smaller_than_the_case_has_its_size(storage: Storage, cases: list[CaseRef]) -> None:
+    spec = NetworkSpec(levels=2, voxel_mm=8.0)
+    crops = TrainingCrops(read_cases(storage, cases, spec), spec, patch_voxels=8, seed=0)
+    sizes = {tuple(crops[i % 3]["inputs"].shape) for i in range(6)}
+    assert sizes == {(4, 8, 8, 8)}
+
+
+def test_training_and_service_read_a_case_alike(storage: Storage, cases: list[CaseRef]) -> None:
+    result = train(storage, cases)
+    predictor = load_predictor(storage, result.model)
+    prepared = read_cases(storage, cases[:1], predictor.spec)[0]
+    probabilities = predict_probabilities(predictor, prepared.inputs, memory_mb=2048)
+    found = segment_case(
+        storage,
+        SegmentRequest(case=cases[0], parameters=SegmentParameters(source="network", min_component_mm3=0)),
+    )
+    tumour = (probabilities.argmax(axis=0) > 0) & prepared.brain
+    assert found.volumes_ml[Region.WT] == pytest.approx(tumour.sum() * 0.512)

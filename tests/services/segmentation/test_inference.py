@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from torch import nn
+
+from services.segmentation.inference import (
+    Predictor,
+    brain_box,
+    load_predictor,
+    predict_labels,
+    predict_probabilities,
+    stack_channels,
+    window_size,
+)
+from services.segmentation.network import NetworkSpec
+from services.segmentation.regions import dice
+from services.shared.cohort import SEQUENCES, CaseKeys, Region, Sequence, region_mask
+from services.shared.errors import InvalidMask, MissingSequence, NotFound, SpaceMismatch
+from services.shared.storage import Storage
+from services.shared.volume import read_volume, same_grid
+
+MODEL = "models/segmentation"
+WHOLE = {"min_component_mm3": 0.0, "memory_mb": 2048, "threads": 1}
+
+
+class Contrast(nn.Module):
+    """Reads the class from smoothed channels: a network whose answer is local and known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.smooth = nn.AvgPool3d(3, stride=1, padding=1, count_include_pad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.smooth(x)
+        return torch.cat([torch.full_like(x[:, :1], 0.8), x[:, :3]], dim=1) * 4
+
+
+def contrast_predictor(voxel_mm: float, levels: int = 2) -> Predictor:
+    spec = NetworkSpec(width=64, levels=levels, voxel_mm=voxel_mm)
+    return Predictor(spec, Contrast(), torch.device("cpu"), sha256="0" * 64)
+
+
+def read(storage: Storage, keys: CaseKeys) -> tuple[dict[Sequence, sitk.Image], sitk.Image]:
+    images = {sequence: read_volume(storage, keys.preprocessed_image(sequence)) for sequence in SEQUENCES}
+    return images, read_volume(storage, keys.brain_mask, pixel_type=sitk.sitkUInt8)
+
+
+def test_channels_are_standardised_inside_the_brain_whatever_their_scale(storage: Storage, make_case) -> None:
+    images, brain = read(storage, make_case())
+    stacked, box = stack_channels(images, brain, SEQUENCES)
+    inside = sitk.GetArrayFromImage(brain)[box] > 0
+    assert stacked.shape == (4, *inside.shape)
+    assert not stacked[:, ~inside].any()
+    np.testing.assert_allclose(stacked[:, inside].mean(axis=1), 0, atol=0.05)
+    brighter = {sequence: image * 37.0 + 1000.0 for sequence, image in images.items()}
+    np.testing.assert_allclose(stack_channels(brighter, brain, SEQUENCES)[0], stacked, atol=1e-3)
+
+
+def test_channels_come_in_the_order_that_the_network_wants(storage: Storage, make_case) -> None:
+    images, brain = read(storage, make_case())
+    forward, _ = stack_channels(images, brain, SEQUENCES)
+    backward, _ = stack_channels(images, brain, SEQUENCES[::-1])
+    np.testing.assert_array_equal(forward, backward[::-1])
+
+
+def test_a_constant_channel_is_zero_not_nan(storage: Storage, make_case) -> None:
+    images, brain = read(storage, make_case())
+    images[Sequence.T2] = images[Sequence.T2] * 0 + 5
+    assert not stack_channels(images, brain, SEQUENCES)[0][2].any()
+
+
+def test_missing_sequence_wrong_grid_and_empty_brain_are_errors(storage: Storage, make_case) -> None:
+    images, brain = read(storage, make_case())
+    with pytest.raises(MissingSequence, match="without FLAIR"):
+        stack_channels({k: v for k, v in images.items() if k != Sequence.FLAIR}, brain, SEQUENCES)
+    with pytest.raises(InvalidMask, match="brain mask is empty"):
+        stack_channels(images, brain * 0, SEQUENCES)
+    images[Sequence.T1] = images[Sequence.T1][1:, :, :]
+    with pytest.raises(SpaceMismatch, match="T1w"):
+        stack_channels(images, brain, SEQUENCES)
+
+
+def test_box_holds_the_whole_brain_and_no_more() -> None:
+    brain = np.zeros((6, 7, 8), dtype=bool)
+    brain[1:3, 2:7, 5] = True
+    assert brain_box(brain) == (slice(1, 3), slice(2, 7), slice(5, 6))
+
+
+def test_known_network_finds_the_tumour(storage: Storage, make_case) -> None:
+    keys = make_case()
+    images, brain = read(storage, keys)
+    labels = predict_labels(contrast_predictor(6.0), images, brain, **WHOLE)
+    expert = sitk.GetArrayFromImage(read_volume(storage, keys.preprocessed_segmentation))
+    assert same_grid(labels, brain)
+    assert labels.GetPixelID() == sitk.sitkUInt8
+    assert dice(region_mask(sitk.GetArrayFromImage(labels), Region.WT), region_mask(expert, Region.WT)) > 0.8
+
+
+def test_network_of_another_voxel_size_answers_on_the_cases_grid(storage: Storage, make_case) -> None:
+    keys = make_case(spacing_mm=3.0)
+    images, brain = read(storage, keys)
+    labels = predict_labels(contrast_predictor(6.0), images, brain, **WHOLE)
+    expert = sitk.GetArrayFromImage(read_volume(storage, keys.preprocessed_segmentation))
+    assert same_grid(labels, brain)
+    assert dice(region_mask(sitk.GetArrayFromImage(labels), Region.WT), region_mask(expert, Region.WT)) > 0.8
+
+
+def test_windows_agree_with_one_pass(storage: Storage, make_case) -> None:
+    images, brain = read(storage, make_case(spacing_mm=2.0))
+    inputs, _ = stack_channels(images, brain, SEQUENCES)
+    predictor = contrast_predictor(2.0)
+    assert window_size(inputs.shape[1:], predictor.spec, memory_mb=2048) is None
+    assert window_size(inputs.shape[1:], predictor.spec, memory_mb=64) == (28, 28, 28)
+    whole = predict_probabilities(predictor, inputs, memory_mb=2048)
+    windows = predict_probabilities(predictor, inputs, memory_mb=64)
+    agreement = dice(whole.argmax(axis=0) > 0, windows.argmax(axis=0) > 0)
+    assert agreement is not None
+    assert agreement >= 0.995
+    np.testing.assert_allclose(windows.sum(axis=0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(5, 7, 9), (8, 8, 8), (3, 17, 4)])
+def test_any_size_is_padded_and_cut_back(storage: Storage, make_model, size: tuple[int, int, int]) -> None:
+    make_model()
+    inputs = np.random.default_rng(0).standard_normal((4, *size)).astype(np.float32)
+    probabilities = predict_probabilities(load_predictor(storage, MODEL), inputs, memory_mb=2048)
+    assert probabilities.shape == (4, *size)
+    assert np.isfinite(probabilities).all()
+
+
+def test_inference_is_deterministic_and_confined_to_the_brain(storage: Storage, make_case, make_model) -> None:
+    make_model()
+    images, brain = read(storage, make_case())
+    first, second = (
+        sitk.GetArrayFromImage(predict_labels(load_predictor(storage, MODEL), images, brain, **WHOLE)) for _ in "ab"
+    )
+    np.testing.assert_array_equal(first, second)
+    assert first.any()
+    assert not first[sitk.GetArrayFromImage(brain) == 0].any()
+
+
+def test_threads_are_given_back(storage: Storage, make_case) -> None:
+    images, brain = read(storage, make_case())
+    before = torch.get_num_threads()
+    predict_labels(contrast_predictor(6.0), images, brain, min_component_mm3=0, memory_mb=2048, threads=2)
+    assert torch.get_num_threads() == before
+
+
+def test_predictor_stays_loaded_until_its_weights_change(storage: Storage, make_model) -> None:
+    make_model()
+    first = load_predictor(storage, MODEL)
+    assert load_predictor(storage, MODEL) is first
+    card = make_model(seed=1)
+    assert load_predictor(storage, MODEL).sha256 == card.weights_sha256 != first.sha256
+    with pytest.raises(NotFound):
+        load_predictor(storage, "models/other")
