@@ -151,7 +151,7 @@ def lasso_support(
 ) -> tuple[Index, bool]:
     """Return the columns with a coefficient in the LASSO whose penalty cross-validation likes best.
 
-    Least squares on the outcome coded 0/1 (Tibshirani 1996), path of ``penalties`` down to 1 % of the largest.
+    Least squares on the outcome coded 0/1 (Tibshirani 1996), path of ``penalties`` down to 2 % of the largest.
 
     Parameters
     ----------
@@ -175,11 +175,13 @@ def lasso_support(
     y = outcome.astype(np.float64)
     centred = z - z.mean(axis=0)
     largest = np.abs(centred.T @ (y - y.mean())).max() / len(y)
-    grid = largest * np.logspace(0, -2, penalties)
+    grid = largest * np.geomspace(1, 0.02, penalties)
 
     def path(train: npt.NDArray[np.bool_]) -> tuple[Array, Array]:
         means = z[train].mean(axis=0)
-        coefficients = lasso_path(z[train] - means, y[train] - y[train].mean(), alphas=grid, tol=1e-3, max_iter=2000)[1]
+        coefficients = lasso_path(z[train] - means, y[train] - y[train].mean(), alphas=grid, tol=1e-3, max_iter=20_000)[
+            1
+        ]
         return coefficients, y[train].mean() - means @ coefficients
 
     held_out = np.empty((len(y), penalties))

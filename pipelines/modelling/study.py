@@ -29,6 +29,7 @@ from pipelines.modelling.validation import (
 from services.model_serving.package import Estimate, FittedModel, LogisticClassifier, ModelCard, TrainingData
 from services.model_serving.predictor import probabilities
 from services.shared.contracts import Contract
+from services.shared.errors import InvalidTable
 from services.shared.manifest import package_versions
 from services.survival_analytics.discrimination import auc, classify, roc
 
@@ -221,8 +222,6 @@ def evaluate_model(
     InvalidTable
         Where the table lacks a feature of the model.
     """
-    from services.shared.errors import InvalidTable
-
     lacking = [name for name in model.columns if name not in features]
     if lacking:
         raise InvalidTable(
@@ -231,7 +230,7 @@ def evaluate_model(
             expected=f"{len(model.columns)} columns",
             got=f"without {len(lacking)} of them: {', '.join(lacking[:5])}",
         )
-    data = study_data(features[list(model.columns)], labels, classes=classes, folds=2)
+    data = study_data(features[list(model.columns)], labels, classes=classes, folds=None)
     position = {name: i for i, name in enumerate(data.columns)}
     chance = probabilities(model, data.values[:, [position[name] for name in model.columns]])
     return describe_predictions(data.outcome, chance, chance - model.threshold)

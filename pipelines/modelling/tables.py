@@ -292,7 +292,7 @@ def study_data(
     labels: pd.Series,
     *,
     classes: tuple[str, str],
-    folds: int,
+    folds: int | None,
     excluded: Mapping[str, str] | None = None,
 ) -> StudyData:
     """Bring features and outcomes together and check that a study can be made of them.
@@ -306,7 +306,7 @@ def study_data(
     classes
         Negative and positive class.
     folds
-        Folds of the cross-validation.
+        Folds of the cross-validation; None where the data only judge a finished model.
     excluded
         Reason by ``case_id`` of patients that are knowingly left out; they need neither features nor a label.
 
@@ -365,7 +365,7 @@ def study_data(
     )
 
 
-def _check_counts(counts: dict[str, int], folds: int) -> None:
+def _check_counts(counts: dict[str, int], folds: int | None) -> None:
     got = ", ".join(f"{count} {name}" for name, count in counts.items())
     if min(counts.values()) == 0:
         raise OneClass(
@@ -376,14 +376,14 @@ def _check_counts(counts: dict[str, int], folds: int) -> None:
             got=got,
             remedy="add patients of the other class",
         )
-    # The inner folds of the smallest training part must hold two patients of each class to compare variances.
-    needed = next(n for n in range(folds, 3 * folds + 1) if n - -(-n // folds) >= 3)
+    # The inner training parts must hold two patients of each class to compare variances; DeLong's limits need two.
+    needed = 2 if folds is None else next(n for n in range(folds, 3 * folds + 1) if n - -(-n // folds) >= 3)
     if min(counts.values()) < needed:
         raise TooFewCases(
-            "there are fewer patients than the folds need",
+            "there are fewer patients than needed",
             step="study",
             field="labels",
-            expected=f"at least {needed} patients of each class for {folds} folds",
+            expected=f"at least {needed} patients of each class" + (f" for {folds} folds" if folds else ""),
             got=got,
             remedy="add patients, or set fewer folds",
         )
