@@ -304,7 +304,8 @@ def _optimise(
     share = level.samples / grid.GetNumberOfPixels()
     if share < 1:
         method.SetMetricSamplingStrategy(method.RANDOM)
-        method.SetMetricSamplingPercentage(share, seed)
+        # SimpleITK takes seed 0 for the wall clock.
+        method.SetMetricSamplingPercentage(share, seed + 1)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=level.step_mm,
