@@ -5,12 +5,15 @@ Every function sees training patients only; who they are is decided in :mod:`pip
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+
+from services.shared.errors import InvalidTable
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -65,6 +68,11 @@ def fit_scaling(values: Array, *, max_missing: float) -> Scaling:
         Shape (patients, features), NaN where missing.
     max_missing
         Largest share of missing values that a usable column may have.
+
+    Raises
+    ------
+    InvalidTable
+        Where no column is usable.
     """
     patients = len(values)
     missing = np.isnan(values)
@@ -81,6 +89,15 @@ def fit_scaling(values: Array, *, max_missing: float) -> Scaling:
     constant = (ordered[run - 1 :] == ordered[: patients - run + 1]).any(axis=0)
     constant |= scales <= 1e-10 * np.maximum(np.abs(means), 1e-290)
     keep = ~constant
+    if not keep.any():
+        raise InvalidTable(
+            "no feature can be used",
+            step="scaling",
+            field="features",
+            expected=f"a feature that varies and is missing in at most {max_missing:.0%} of the training patients",
+            got=f"{values.shape[1] - len(enough)} mostly missing and {int(constant.sum())} nearly constant features",
+            remedy="check the extraction, or raise max_missing",
+        )
     return Scaling(
         enough[keep],
         medians[keep],
@@ -118,7 +135,9 @@ def compare_groups(z: Array, outcome: npt.NDArray[np.int64], *, alpha: float, le
         Without it every t-test is Student's.
     """
     positive, negative = z[outcome == 1], z[outcome == 0]
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        # A column without spread in one class (an absent region, imputed) has a defined test and needs no warning.
+        warnings.filterwarnings("ignore", "Precision loss occurred", RuntimeWarning)
         student = stats.ttest_ind(positive, negative, axis=0).pvalue
         if not levene:
             return GroupTests(np.full(z.shape[1], np.nan), _certain(student))

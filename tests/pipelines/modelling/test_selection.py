@@ -65,6 +65,18 @@ def test_group_tests_are_those_of_scipy_column_by_column(rng):
     assert 0 < unequal < 12
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_column_without_spread_in_a_class_is_tested_in_silence(rng):
+    y = np.arange(30) % 2
+    z = rng.normal(size=(30, 3))
+    z[y == 0, 0] = 0.25
+    z[:, 1] = 0.5
+    found = compare_groups(z, y, alpha=0.05)
+    positive = z[y == 1, 0]
+    assert found.t_test[0] == pytest.approx(stats.ttest_1samp(positive, 0.25).pvalue)  # Welch without the other spread
+    assert found.t_test[1] == 1
+
+
 def test_too_few_significant_columns_are_filled_up_by_the_smallest_p():
     p = np.array([0.3, 0.01, 0.2, 0.9])
     assert keep_significant(p, alpha=0.05, at_least=3)[0].tolist() == [0, 1, 2]

@@ -174,6 +174,15 @@ def test_a_study_that_cannot_be_made_says_why(name, cohort_maker):
         STUDIES[name].run(features, labels.map(lambda _: STUDIES[name].CLASSES[0]))
 
 
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_one_feature_is_enough_and_none_is_an_error(name, cohort_maker):
+    features, labels = cohort_maker(shift=2.0, features=1, planted=1, classes=STUDIES[name].CLASSES)
+    fast = parameters(name, permutations=0)
+    assert STUDIES[name].run(features, labels, parameters=fast, seed=0).metrics["auc"] > 0.7
+    with pytest.raises(InvalidTable, match="no feature can be used"):
+        STUDIES[name].run(features * 0 + 1, labels, parameters=fast, seed=0)
+
+
 def test_repeats_average_out_of_fold_probabilities(cohort_maker):
     features, labels = cohort_maker(shift=1.5, features=40, classes=atrx.CLASSES)
     ticks: list[tuple[int, int, str]] = []
