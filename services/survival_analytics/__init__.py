@@ -1,1 +1,1 @@
-"""Survival statistics and model evaluation."""
+"""Survival analysis and model evaluation with the numbers of the R packages that clinical papers cite."""

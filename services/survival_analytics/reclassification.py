@@ -1,0 +1,440 @@
+"""What a new model moves: net reclassification and integrated discrimination improvement, binary and survival."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import ndtr, ndtri
+
+from services.shared.errors import GliaflowError, InvalidValue, TooFewCases
+from services.survival_analytics.cox import fit_cox
+from services.survival_analytics.inputs import (
+    BoolArray,
+    FloatArray,
+    Follow,
+    IntArray,
+    Notice,
+    read_classes,
+    read_follow_up,
+    read_probability,
+)
+from services.survival_analytics.risk_sets import (
+    censoring_steps,
+    evaluate_steps,
+    survival_at,
+    tabulate,
+)
+
+CensoringMethod = Literal["km", "ipw"]
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """An estimate with its asymptotic standard error, limits and p-value."""
+
+    estimate: float
+    standard_error: float
+    z: float
+    lower: float
+    upper: float
+    p_value: float
+
+
+@dataclass(frozen=True, eq=False)
+class BinaryReclassification:
+    """Reclassification of cases and controls by a new model.
+
+    Attributes
+    ----------
+    up_cases, down_cases, up_controls, down_controls
+        Shares that move.
+    nri, nri_cases, nri_controls
+        Net reclassification improvement and its parts.
+    idi
+        Integrated discrimination improvement.
+    table_cases, table_controls
+        Shape (c, c): old category in rows, new one in columns; empty without categories.
+    """
+
+    n_cases: int
+    n_controls: int
+    up_cases: float
+    down_cases: float
+    up_controls: float
+    down_controls: float
+    nri: Improvement
+    nri_cases: Improvement
+    nri_controls: Improvement
+    idi: Improvement
+    sensitivity_gain: float
+    specificity_gain: float
+    table_cases: IntArray
+    table_controls: IntArray
+    notices: tuple[Notice, ...] = ()
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per index."""
+        rows = {"NRI": self.nri, "NRI cases": self.nri_cases, "NRI controls": self.nri_controls, "IDI": self.idi}
+        return pd.DataFrame([{"index": name, **vars(value)} for name, value in rows.items()])
+
+
+@dataclass(frozen=True, eq=False)
+class SurvivalReclassification:
+    """Reclassification by a new model for the event by a time (R: ``nricens``).
+
+    Attributes
+    ----------
+    nri, nri_cases, nri_controls, up_cases, down_cases, down_controls, up_controls
+        Estimates.
+    lower, upper
+        Percentile limits of those seven by bootstrap over patients, in the same order; NaN without a bootstrap.
+    table
+        Shape (c, c): all patients, old category in rows; empty without categories.
+    """
+
+    at: float
+    method: CensoringMethod
+    nri: float
+    nri_cases: float
+    nri_controls: float
+    up_cases: float
+    down_cases: float
+    down_controls: float
+    up_controls: float
+    lower: FloatArray
+    upper: FloatArray
+    replicates: int
+    table: IntArray
+
+    @property
+    def estimates(self) -> FloatArray:
+        """The seven estimates in their order of listing."""
+        return np.array(
+            [
+                self.nri,
+                self.nri_cases,
+                self.nri_controls,
+                self.up_cases,
+                self.down_cases,
+                self.down_controls,
+                self.up_controls,
+            ]
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per estimate."""
+        names = ["NRI", "NRI+", "NRI-", "Pr(Up|Case)", "Pr(Down|Case)", "Pr(Down|Ctrl)", "Pr(Up|Ctrl)"]
+        return pd.DataFrame({"index": names, "estimate": self.estimates, "lower": self.lower, "upper": self.upper})
+
+
+@dataclass(frozen=True)
+class SurvivalDiscriminationGain:
+    """Gain of a Cox model over a smaller one by a time (R: ``survIDINRI``).
+
+    Attributes
+    ----------
+    idi
+        Integrated discrimination improvement.
+    half_nri
+        Half of Pencina's continuous NRI, as the package reports it.
+    median_improvement
+        Difference of the median gains of those with and without the event.
+    """
+
+    at: float
+    idi: float
+    half_nri: float
+    median_improvement: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row."""
+        return pd.DataFrame([vars(self)])
+
+
+def _improvement(estimate: float, error: float, level: float) -> Improvement:
+    half = float(ndtri(1 - (1 - level) / 2)) * error
+    if error > 0:
+        z = estimate / error
+        return Improvement(estimate, error, z, estimate - half, estimate + half, 2 * float(ndtr(-abs(z))))
+    return Improvement(estimate, 0.0, 0.0, estimate, estimate, 1.0)
+
+
+def _categorise(p: FloatArray, cuts: FloatArray) -> IntArray:
+    return np.searchsorted(cuts, p, side="right").astype(np.int64)
+
+
+def _read_cuts(cuts: Sequence[float] | None, *, step: str) -> FloatArray:
+    if cuts is None:
+        return np.zeros(0)
+    values = np.asarray(cuts, dtype=np.float64)
+    if values.size == 0 or (np.diff(values) <= 0).any() or (values <= 0).any() or (values >= 1).any():
+        raise InvalidValue("Risk categories need ascending cuts between 0 and 1.", step=step, field="cuts", got=values)
+    return values
+
+
+def _moves(
+    old: FloatArray, new: FloatArray, cuts: FloatArray, minimum_change: float
+) -> tuple[BoolArray, BoolArray, IntArray, IntArray]:
+    if cuts.size:
+        a, b = _categorise(old, cuts), _categorise(new, cuts)
+        return b > a, b < a, a, b
+    empty = np.zeros(0, dtype=np.int64)
+    return new - old > minimum_change, old - new > minimum_change, empty, empty
+
+
+def _cross(a: IntArray, b: IntArray, size: int) -> IntArray:
+    if size < 2:
+        return np.zeros((0, 0), dtype=np.int64)
+    return np.bincount(a * size + b, minlength=size * size).reshape(size, size)
+
+
+def reclassify(
+    outcome: ArrayLike,
+    old: ArrayLike,
+    *,
+    new: ArrayLike,
+    cuts: Sequence[float] | None = None,
+    minimum_change: float = 0.0,
+    level: float = 0.95,
+) -> BinaryReclassification:
+    """Compute NRI and IDI for a binary outcome.
+
+    Parameters
+    ----------
+    outcome
+        Shape (n,): 1 = case, 0 = control.
+    old, new
+        Predicted probabilities of the two models.
+    cuts
+        Ascending cuts of risk categories [low, high); without them the NRI is continuous.
+    minimum_change
+        Continuous NRI: a smaller change of the prediction does not count.
+    level
+        Confidence level.
+
+    Notes
+    -----
+    Pencina et al. (2008, 2011); asymptotic errors as R ``Hmisc::improveProb``, counts as ``nricens::nribin``. A model
+    that adds noise has a positive expected NRI in its own training data: prefer decision curves.
+    """
+    step = "reclassify"
+    y = read_classes(outcome, field="outcome", step=step)
+    p_old = read_probability(old, y, field="old", step=step)
+    p_new = read_probability(new, y, field="new", step=step)
+    limits = _read_cuts(cuts, step=step)
+    up, down, a, b = _moves(p_old, p_new, limits, minimum_change)
+    cases, controls = y == 1, y == 0
+    n1, n0 = int(cases.sum()), int(controls.sum())
+    u1, d1, u0, d0 = int(up[cases].sum()), int(down[cases].sum()), int(up[controls].sum()), int(down[controls].sum())
+    part1, part0 = u1 / n1 - d1 / n1, d0 / n0 - u0 / n0
+    v1 = (u1 + d1) / n1**2 - (u1 - d1) ** 2 / n1**3
+    v0 = (u0 + d0) / n0**2 - (u0 - d0) ** 2 / n0**3
+    change = p_new - p_old
+    gain1, gain0 = float(change[cases].mean()), float(change[controls].mean())
+    v_idi = change[cases].var(ddof=1) / n1 + change[controls].var(ddof=1) / n0 if min(n1, n0) > 1 else 0.0
+    notices = ()
+    if not (up.any() or down.any()):
+        notices = (Notice("no_change", "No patient changes category: all indices are zero by definition."),)
+    size = limits.size + 1
+    return BinaryReclassification(
+        n1,
+        n0,
+        u1 / n1,
+        d1 / n1,
+        u0 / n0,
+        d0 / n0,
+        _improvement(part1 + part0, float(np.sqrt(v1 + v0)), level),
+        _improvement(part1, float(np.sqrt(v1)), level),
+        _improvement(part0, float(np.sqrt(v0)), level),
+        _improvement(gain1 - gain0, float(np.sqrt(v_idi)), level),
+        gain1,
+        -gain0,
+        _cross(a[cases] if a.size else a, b[cases] if b.size else b, size),
+        _cross(a[controls] if a.size else a, b[controls] if b.size else b, size),
+        notices,
+    )
+
+
+def reclassify_survival(
+    time: ArrayLike,
+    event: ArrayLike,
+    *,
+    old: ArrayLike,
+    new: ArrayLike,
+    at: float,
+    cuts: Sequence[float] | None = None,
+    minimum_change: float = 0.0,
+    method: CensoringMethod = "km",
+    replicates: int = 0,
+    seed: int = 0,
+    level: float = 0.95,
+) -> SurvivalReclassification:
+    """Compute the NRI for the event by a time, with censoring.
+
+    Parameters
+    ----------
+    time, event
+        Shape (n,).
+    old, new
+        Predicted probabilities of the event by ``at``.
+    at
+        Time of the prediction.
+    cuts, minimum_change
+        As in :func:`reclassify`.
+    method
+        ``km``: Kaplan–Meier among those who move up or down. ``ipw``: cases and controls weighted by the inverse
+        probability of being uncensored.
+    replicates, seed, level
+        Bootstrap over patients for percentile limits.
+
+    Notes
+    -----
+    Pencina, D'Agostino and Steyerberg (2011), Uno et al. (2013); R ``nricens``.
+    """
+    step = "reclassify_survival"
+    follow = read_follow_up(time, event, step=step)
+    p_old = read_probability(old, follow.time, field="old", step=step)
+    p_new = read_probability(new, follow.time, field="new", step=step)
+    if method not in get_args(CensoringMethod):
+        raise InvalidValue("Unknown method.", step=step, expected=get_args(CensoringMethod), got=method)
+    limits = _read_cuts(cuts, step=step)
+    up, down, a, b = _moves(p_old, p_new, limits, minimum_change)
+    rule: Callable[[Follow, BoolArray, BoolArray, float], FloatArray] = (
+        _nri_by_curves if method == "km" else _nri_by_weights
+    )
+    estimates = rule(follow, up, down, at)
+    lower, upper = np.full(7, np.nan), np.full(7, np.nan)
+    done = 0
+    if replicates:
+        rng = np.random.default_rng(seed)
+        samples = []
+        for _ in range(replicates):
+            rows = rng.integers(0, len(follow), len(follow))
+            try:
+                samples.append(rule(Follow(follow.time[rows], follow.event[rows]), up[rows], down[rows], at))
+            except GliaflowError:
+                continue
+        done = len(samples)
+        if done < max(2, replicates // 2):
+            raise TooFewCases("Most bootstrap samples have no case or no control.", step=step, got=f"{done}")
+        lower, upper = np.quantile(np.array(samples), [(1 - level) / 2, 1 - (1 - level) / 2], axis=0)
+    return SurvivalReclassification(
+        float(at), method, *(float(v) for v in estimates), lower, upper, done, _cross(a, b, limits.size + 1)
+    )
+
+
+def _nri_by_curves(follow: Follow, up: BoolArray, down: BoolArray, at: float) -> FloatArray:
+    alive = survival_at(follow, at)
+    if not 0 < alive < 1:
+        raise TooFewCases("Survival at the time is zero or one.", step="reclassify_survival", field="at", got=alive)
+    shares = []
+    for moved in (up, down):
+        share = float(moved.mean())
+        still = survival_at(follow, at, subset=moved) if share > 0 else 0.0
+        shares.append(((1 - still) * share / (1 - alive), still * share / alive))
+    (up_case, up_control), (down_case, down_control) = shares
+    if not (up.any() or down.any()):
+        return np.zeros(7)
+    return _summarise(up_case, down_case, down_control, up_control)
+
+
+def _nri_by_weights(follow: Follow, up: BoolArray, down: BoolArray, at: float) -> FloatArray:
+    table = tabulate(follow, merge_ties=False)
+    uncensored = evaluate_steps(table.time, censoring_steps(table, events_first=False), follow.time)
+    cases = (follow.time <= at) & (follow.event == 1)
+    controls = follow.time > at
+    weight = np.zeros(len(follow))
+    if not cases.any() or not controls.any() or (uncensored[cases] <= 0).any():
+        raise TooFewCases(
+            "There is no usable case or no control at the time.", step="reclassify_survival", field="at", got=at
+        )
+    weight[cases] = 1 / uncensored[cases]
+    total = weight.sum()
+    return _summarise(
+        float(weight @ up / total),
+        float(weight @ down / total),
+        float(down[controls].mean()),
+        float(up[controls].mean()),
+    )
+
+
+def _summarise(up_case: float, down_case: float, down_control: float, up_control: float) -> FloatArray:
+    part1, part0 = up_case - down_case, down_control - up_control
+    return np.array([part1 + part0, part1, part0, up_case, down_case, down_control, up_control])
+
+
+def survival_discrimination_gain(
+    frame: pd.DataFrame,
+    time: str,
+    *,
+    event: str,
+    old: Sequence[str],
+    new: Sequence[str],
+    at: float,
+) -> SurvivalDiscriminationGain:
+    """Fit two Cox models and compare their risks by a time (R: ``survIDINRI::IDI.INF`` point estimates).
+
+    Parameters
+    ----------
+    frame, time, event
+        As in :func:`services.survival_analytics.cox.fit_cox`.
+    old, new
+        Covariates of the two models.
+    at
+        Time of the prediction. The baseline hazard is interpolated linearly between follow-up times.
+
+    Notes
+    -----
+    Uno et al. (2013). Cases are T < t, controls T ≥ t; cases carry inverse probabilities of being uncensored from the
+    Nelson–Aalen estimate. The IDI is the area between the two distributions of gains on a grid of 2,001 points.
+    """
+    step = "survival_discrimination_gain"
+    risks = [_interpolated_risk(frame, time, event, covariates, at) for covariates in (old, new)]
+    follow = read_follow_up(frame[time].to_numpy(), frame[event].to_numpy(), step=step)
+    table = tabulate(follow, merge_ties=False)
+    uncensored = evaluate_steps(table.time, np.exp(-np.cumsum(table.censored / table.at_risk)), follow.time)
+    cases = (follow.time < at) & (follow.event == 1)
+    controls = follow.time >= at
+    if not cases.any() or not controls.any():
+        raise TooFewCases("There is no case or no control at the time.", step=step, field="at", got=at)
+    gain = risks[1] - risks[0]
+    grid = np.unique(np.concatenate(([-1.0, 0.0, 1.0], np.linspace(-1, 1, 2000))))
+    with_event = _exceedance(gain[cases], 1 / uncensored[cases], grid)
+    without = _exceedance(gain[controls], np.ones(int(controls.sum())), grid)
+
+    def area(curve: FloatArray) -> float:
+        return float(np.diff(grid) @ (curve[1:] + curve[:-1]) / 2 - 1)
+
+    zero = int(np.flatnonzero(grid == 0)[0])
+    return SurvivalDiscriminationGain(
+        float(at),
+        area(with_event) - area(without),
+        float(with_event[zero] - without[zero]),
+        _median_of(with_event, grid) - _median_of(without, grid),
+    )
+
+
+def _interpolated_risk(frame: pd.DataFrame, time: str, event: str, covariates: Sequence[str], at: float) -> FloatArray:
+    model = fit_cox(frame, time, event=event, covariates=covariates)
+    baseline = model.baseline_hazard()
+    times = np.unique(frame[time].to_numpy(dtype=np.float64))
+    hazard = evaluate_steps(baseline.time, baseline.cumulative_hazard, times, initial=0.0)
+    at_time = float(np.interp(at, times, hazard)) if times[0] <= at <= times[-1] else float(hazard[-1])
+    return -np.expm1(-at_time * np.exp(model.predict_risk(frame, centred=False)))
+
+
+def _exceedance(gain: FloatArray, weight: FloatArray, grid: FloatArray) -> FloatArray:
+    order = np.argsort(gain)
+    upto = np.concatenate(([0.0], np.cumsum(weight[order])))
+    return 1 - upto[np.searchsorted(gain[order], grid, side="right")] / upto[-1]
+
+
+def _median_of(curve: FloatArray, grid: FloatArray) -> float:
+    above = np.flatnonzero(curve == curve[curve >= 0.5].min()).max()
+    below = np.flatnonzero(curve == curve[curve <= 0.5].max()).min()
+    return float((grid[above] + grid[below]) / 2)

@@ -1,0 +1,1 @@
+"""Recomputes R's reference results from the inputs and settings that each case file holds."""
