@@ -93,7 +93,8 @@ def draw_roc(
         name=f"{name}-roc",
         alt=f"ROC curve, area under the curve {format_estimate(auc)}",
         caption=f"ROC curve of the out-of-fold predictions of {truth.size} patients: AUC {format_estimate(auc)}, "
-        f"DeLong. The band is pointwise: {RESAMPLES:,} bootstrap resamples of patients within each class.",
+        f"DeLong. The band is pointwise: {RESAMPLES:,} bootstrap resamples of patients within each class. "
+        "The dot is sensitivity and specificity as tabled: off the curve where the thresholds of folds differ.",
     )
 
 
@@ -133,8 +134,16 @@ def draw_scores(
         _draw_quartiles(axes, values, row, orientation="horizontal")
         axes.plot(values, row + _jitter(values.size), "o", color=colour, markersize=4, alpha=0.8, markeredgewidth=0)
     axes.axvline(threshold, color=INK, linewidth=1.4, linestyle="--")
-    side = "left" if threshold < 0.6 else "right"
-    axes.text(threshold, 1.52, f" threshold {threshold:.2f} ", ha=side, va="top", fontsize=8)
+    side = 1 if threshold < 0.6 else -1
+    axes.annotate(
+        f"threshold {threshold:.2f}",
+        (threshold, 1.55),
+        xytext=(4 * side, 0),
+        textcoords="offset points",
+        ha="left" if side > 0 else "right",
+        va="top",
+        fontsize=8,
+    )
     axes.set_yticks([0, 1], [f"{label}\n(n = {n})" for label, n in zip(labels, _counts(truth), strict=True)])
     axes.set(xlabel="Predicted probability", xlim=(-0.03, 1.03), ylim=(-0.5, 1.6))
     axes.grid(visible=False, axis="y")
@@ -279,7 +288,7 @@ def draw_flow(stages: Sequence[Stage], branches: Sequence[tuple[str, int, tuple[
 
 
 def _leavers(leavers: Sequence[tuple[str, int]]) -> str:
-    lines = [textwrap.shorten(f"{count} × {reason}", 44, placeholder="…") for reason, count in leavers[:3]]
+    lines = [textwrap.shorten(f"{count} × {reason}", 52, placeholder="…") for reason, count in leavers[:3]]
     more = sum(count for _, count in leavers[3:])
     return "\n".join([*lines, *([f"{more} for other reasons"] if more else [])])
 

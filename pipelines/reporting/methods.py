@@ -70,8 +70,8 @@ def limits(state: CohortState, studies: Sequence[StudyOutputs]) -> list[str]:
         paragraphs.append(
             "Every fit (scaling, selection, tuning, calibration, threshold) was repeated inside the training part of "
             "each outer fold; a figure comes from predictions for patients whom its model had not seen. DeLong's "
-            "interval treats the pooled out-of-fold predictions as independent of the training, so it is somewhat too narrow in "
-            "small cohorts. No figure comes from another hospital: there is no external validation here."
+            "interval treats the pooled out-of-fold predictions as independent of the training, so it is somewhat too "
+            "narrow in small cohorts. No figure comes from another hospital: there is no external validation here."
         )
     small = [f"{s.name} {s.metrics['patients']:.0f}" for s in studies if s.metrics["patients"] < 100]
     if small:
@@ -139,6 +139,8 @@ def _version_table(state: CohortState, studies: Sequence[StudyOutputs]) -> Table
         for name, version in packages.items():
             versions.setdefault(name, set()).add(version)
     rows = [(name, ", ".join(sorted(found))) for name, found in sorted(versions.items(), key=lambda v: v[0].lower())]
+    networks = sorted({f.model_sha256 for f in state.findings.values() if f.model_sha256})
+    rows += [("Segmentation network (SHA-256)", digest) for digest in networks]
     rows += [("Atlas", text) for text in atlases(state)]
     return Table("Software and atlas", ("What", "Version or licence"), tuple(rows))
 

@@ -120,7 +120,7 @@ def glance_table(rows: tuple[StudySummary, ...]) -> Table:
                 row.study,
                 f"{row.patients} ({row.positives})",
                 *map(
-                    format_estimate,
+                    _two_lines,
                     (
                         row.auc,
                         row.sensitivity,
@@ -137,6 +137,10 @@ def glance_table(rows: tuple[StudySummary, ...]) -> Table:
         ),
         numeric=tuple(range(1, 10)),
     )
+
+
+def _two_lines(estimate: Estimate | None) -> str:
+    return format_estimate(estimate).replace(" [", "\n[")
 
 
 def glance_notes(rows: tuple[StudySummary, ...], phantom: Phantom | None) -> list[str]:
@@ -206,7 +210,13 @@ def study_section(study: StudyOutputs, phantom: Phantom | None) -> StudySection:
         features=_feature_picture(study),
         tables=tuple(
             table
-            for table in (_confusion_table(study), _fold_table(study), _feature_table(study), _rival_table(study))
+            for table in (
+                _confusion_table(study),
+                _feature_table(study),
+                _rival_table(study),
+                _fold_table(study),
+                _choice_table(study),
+            )
             if table.rows
         ),
     )
@@ -298,24 +308,40 @@ def _fold_table(study: StudyOutputs) -> Table:
         "inner_auc": "AUC, inner folds",
         "threshold": "Threshold",
     }
-    if "repeat" in folds and folds["repeat"].max() <= 1:
+    if folds["repeat"].max() <= 1:
         del named["repeat"]
-    shown = [name for name in named if name in folds]
     steps = [str(name) for name in folds if str(name).startswith("after_")]
-    rest = ("repeat", "filled_up", "features")
-    settings = [str(name) for name in folds if name not in (*shown, *steps, *rest)]
-    rows = []
-    for fold in folds.to_dict("records"):
-        left = " → ".join(f"{fold[name]:g}" for name in steps)
-        chosen = ", ".join(str(fold["features"]).split(";")) if pd.notna(fold["features"]) else UNKNOWN
-        setting = ", ".join(f"{name} = {fold[name]:g}" for name in settings) or UNKNOWN
-        rows.append((*(_number(fold[name]) for name in shown), setting, left, chosen))
+    known = (*named, *steps, "repeat", "filled_up", "features")
+    settings = [str(name) for name in folds if name not in known]
+    rows = tuple(
+        (
+            *(_number(fold[name]) for name in named),
+            ", ".join(f"{name} = {fold[name]:g}" for name in settings) or UNKNOWN,
+            " → ".join(f"{fold[name]:g}" for name in steps),
+        )
+        for fold in folds.to_dict("records")
+    )
     order = " → ".join(name.removeprefix("after_").replace("_", "-") for name in steps)
     return Table(
-        "Outer folds: what was chosen inside the training part of each",
-        (*(named[name] for name in shown), "Setting", f"Features left after {order}", "Features"),
-        tuple(rows),
-        numeric=tuple(range(len(shown))),
+        f"Outer folds: what was chosen inside the training part of each. Features left after {order}",
+        (*named.values(), "Setting", "Features left"),
+        rows,
+        numeric=tuple(range(len(named))),
+    )
+
+
+def _choice_table(study: StudyOutputs) -> Table:
+    """Return every feature that some fold chose, the most frequent first."""
+    folds: dict[str, list[str]] = {}
+    for fold in study.tables["folds"].to_dict("records"):
+        label = f"{fold['fold']}" if fold["repeat"] <= 1 else f"{fold['repeat']}/{fold['fold']}"
+        for feature in str(fold["features"]).split(";"):
+            folds.setdefault(feature, []).append(label)
+    total = len(study.tables["folds"])
+    ranked = sorted(folds.items(), key=lambda item: (-len(item[1]), item[0]))
+    rows = tuple((feature, f"{len(chosen)} of {total}", ", ".join(chosen)) for feature, chosen in ranked)
+    return Table(
+        f"Features that folds chose: {len(rows)} in all", ("Feature", "Chosen by", "Folds"), rows, numeric=(1,)
     )
 
 
@@ -358,11 +384,8 @@ def _rival_table(study: StudyOutputs) -> Table:
 
 
 def _number(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    number = float(value)  # type: ignore[arg-type]
-    if np.isnan(number):
+    if not isinstance(value, float):
+        return str(value)
+    if np.isnan(value):
         return UNKNOWN
-    if number.is_integer() and abs(number) < 1e6:
-        return f"{number:.0f}"
-    return f"{number:.1e}" if abs(number) < 1e-3 else f"{number:.3f}"
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3f}"

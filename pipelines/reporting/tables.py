@@ -100,7 +100,8 @@ def characteristics_table(participants: pd.DataFrame) -> Table:
     for column, label in _CATEGORIES.items():
         if column not in participants:
             continue
-        counts = participants[column].dropna().map(_plain).value_counts().sort_index()
+        values = participants[column].dropna()
+        counts = values.map({0: "no", 1: "yes"}.get if column == "event" else _plain).value_counts().sort_index()
         known = int(counts.sum())
         text = ", ".join(f"{value}: {count} ({count / known:.0%})" for value, count in counts.items()) or UNKNOWN
         rows.append((label, text, str(len(participants) - known)))

@@ -1,0 +1,79 @@
+"""The report in a real browser: it is laid out without an error, within the window, wide and narrow, light and dark."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from pipelines.modelling.outputs import write_study
+from pipelines.reporting.report import write_report
+from pipelines.studies import atrx
+from services.shared.storage import Storage
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser: apt-get install chromium")
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    outcome = np.arange(30) % 2
+    ids = pd.Index([f"case{i:02d}" for i in range(30)], name="case_id")
+    columns = [f"T1c_TC_original_glszm_SmallAreaHighGrayLevelEmphasis{i}" for i in range(12)]
+    features = pd.DataFrame(rng.normal(size=(30, 12)) + outcome[:, None], index=ids, columns=columns)
+    labels = pd.Series([atrx.CLASSES[y] for y in outcome], index=ids)
+    parameters = atrx.Parameters(folds=3, inner_folds=3, permutations=2, lasso_folds=3, trees=10)
+    storage = Storage(tmp_path_factory.mktemp("workspace"))
+    write_study(storage, "table", atrx.run(features, labels, parameters=parameters))
+    return Path(write_report(storage, "table").url)
+
+
+def browse(page: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    assert BROWSER is not None
+    quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-sync")
+    offline = ("--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND")
+    command = [BROWSER, *quiet, *offline, f"--user-data-dir={folder / 'profile'}", "--enable-logging=stderr"]
+    done = subprocess.run(
+        [*command, *arguments, page.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert "CONSOLE" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_page_fits_the_window(report: Path, tmp_path: Path, width: int) -> None:
+    # The page itself allows no script: a copy measures what the original looks like.
+    probe = (
+        "<script>addEventListener('load', () => document.body.dataset.size = "
+        "[innerWidth, document.documentElement.scrollWidth, document.querySelectorAll('svg text').length])"
+        "</script></body>"
+    )
+    content = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", report.read_text("utf-8"))
+    copy = tmp_path / "copy.html"
+    copy.write_text(content.replace("</body>", probe), "utf-8")
+    dom = browse(copy, tmp_path, f"--window-size={width},900", "--dump-dom").stdout
+    size = re.search(r'data-size="(\d+),(\d+),(\d+)"', dom)
+    assert size is not None
+    window, page, texts = map(int, size.groups())
+    assert page <= window
+    assert texts > 50
+
+
+def test_page_is_light_and_dark_and_refuses_nothing_of_its_own(report: Path, tmp_path: Path) -> None:
+    corners = []
+    for name, extra in (("light", ()), ("dark", ("--force-dark-mode",))):
+        picture = tmp_path / f"{name}.png"
+        done = browse(report, tmp_path / name, "--window-size=1200,1500", f"--screenshot={picture}", *extra)
+        assert "Content Security Policy" not in done.stderr
+        pixels = imread(picture)[..., :3]
+        assert pixels.std() > 0.05
+        corners.append(float(pixels[:8, :8].mean()))
+    assert corners[0] > 0.9
+    assert corners[1] < 0.2
