@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from pipelines.flows.fanout import CaseOutcome
+    from services.model_serving.package import Estimate
 
 EXIT_QUARANTINED = 3
 _STEPS_HELP = """From raw glioma MRI to fitted, evaluated, served and reported models.
@@ -303,13 +304,18 @@ def _print_figures(cohort: str, studies: Sequence[str] | None = None) -> None:
         "Study", "Patients", "AUC (95 % CI)", "Sensitivity", "Specificity", "Accuracy", "Permuted AUC", "Paper"
     )
     for row in summary_table(open_storage(), cohort, studies):
-        table.add_row(
-            row.study,
-            str(row.patients),
-            *(str(figure) for figure in (row.auc, row.sensitivity, row.specificity, row.accuracy, row.permuted_auc)),
-            row.published,
-        )
+        figures = (row.auc, row.sensitivity, row.specificity, row.accuracy, row.permuted_auc)
+        published = "" if row.published is None else f"{row.published.auc:.3f}"
+        table.add_row(row.study, str(row.patients), *map(_figure, figures), published)
     out.print(table)
+
+
+def _figure(figure: Estimate | None) -> str:
+    if figure is None:
+        return "not run"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.3f}"
+    return f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"
 
 
 @app.command()
@@ -320,7 +326,7 @@ def report(cohort: CohortOption = None, params: ParamsOption = None) -> None:
     storage = open_storage()
     name = _cohort(cohort, params)
     paths = write_report(storage, name)
-    out.print(storage.url(paths.html), soft_wrap=True, highlight=False)
+    out.print(paths.url, soft_wrap=True, highlight=False)
 
 
 @app.command()
