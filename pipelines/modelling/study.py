@@ -11,8 +11,15 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
+from pipelines.modelling.performance import (
+    auc_with_limits,
+    calibration_points,
+    describe_predictions,
+    permuted_metrics,
+    roc_points,
+)
 from pipelines.modelling.selection import compare_groups, forest_importance
-from pipelines.modelling.tables import StudyData, study_data
+from pipelines.modelling.study_data import StudyData, study_data
 from pipelines.modelling.validation import (
     Fit,
     FoldResult,
@@ -31,13 +38,11 @@ from services.model_serving.predictor import probabilities
 from services.shared.contracts import Contract
 from services.shared.errors import InvalidTable
 from services.shared.manifest import package_versions
-from services.survival_analytics.discrimination import auc, classify, roc
+from services.survival_analytics.discrimination import auc
 
 Array = npt.NDArray[np.float64]
 Outcome = npt.NDArray[np.int64]
 Progress = Callable[[int, int, str], None]
-
-_Z95 = 1.959963984540054
 
 
 class StudyParameters(Contract):
@@ -139,7 +144,7 @@ def run_study(
     Raises
     ------
     IdMismatch, DuplicateId, InvalidTable, OneClass, TooFewCases
-        See :func:`pipelines.modelling.tables.study_data`.
+        See :func:`pipelines.modelling.study_data.study_data`.
     """
     parameters = plan.parameters
     data = study_data(features, labels, classes=plan.classes, folds=parameters.folds, excluded=excluded)
@@ -151,10 +156,10 @@ def run_study(
     areas = [rank_auc(data.outcome[r.split.test], r.probabilities) for r in results]
     metrics |= {"fold_auc_mean": float(np.mean(areas)), "fold_auc_sd": float(np.std(areas, ddof=1))}
     permuted = _permuted(plan, data, seed, count.label("permuted labels"))
-    metrics |= _permuted_metrics(permuted, metrics["auc"])
+    metrics |= permuted_metrics(permuted, metrics["auc"])
     first_repeat = [split for split in splits if split.repeat == 0]
     scores = selection_outside_folds(plan.recipe, data.values, data.outcome, splits=first_repeat, seed=seed)
-    metrics |= _limits("paper_order_optimistic_auc", data.outcome, scores)
+    metrics |= auc_with_limits("paper_order_optimistic_auc", data.outcome, scores)
     final = fit_recipe(
         plan.recipe,
         data.values,
@@ -176,7 +181,7 @@ def run_study(
         metrics=metrics,
         predictions=_predictions(data, results, chance, margin),
         folds=_fold_table(results, areas),
-        roc=_roc_points(data.outcome, chance),
+        roc=roc_points(data.outcome, chance),
         calibration=calibration_points(data.outcome, chance),
         permuted=permuted,
         comparison=_comparison(data.outcome, final),
@@ -187,29 +192,6 @@ def run_study(
         card=_card(plan, data, metrics),
         fold_models=tuple(result.fit.model for result in results),
     )
-
-
-def describe_predictions(outcome: Outcome, chance: Array, margin: Array) -> dict[str, float]:
-    """Return the figures of probabilities for patients that the model had not seen.
-
-    AUC with DeLong's limits; sensitivity, specificity and accuracy with exact (Clopper–Pearson) limits; balanced
-    accuracy; Brier score.
-
-    Parameters
-    ----------
-    margin
-        Probability less threshold; positive from 0 on.
-    """
-    table = classify(outcome, margin, threshold=0.0)
-    figures: dict[str, float] = {"patients": len(outcome), "positives": int(outcome.sum())}
-    figures |= _limits("auc", outcome, chance)
-    for name in ("sensitivity", "specificity", "accuracy"):
-        figures[name] = getattr(table, name)
-        figures[f"{name}_low"] = getattr(table, f"{name}_lower")
-        figures[f"{name}_high"] = getattr(table, f"{name}_upper")
-    figures["balanced_accuracy"] = (table.sensitivity + table.specificity) / 2
-    figures["brier"] = float(np.mean((chance - outcome) ** 2))
-    return figures
 
 
 def evaluate_model(
@@ -234,27 +216,6 @@ def evaluate_model(
     position = {name: i for i, name in enumerate(data.columns)}
     chance = probabilities(model, data.values[:, [position[name] for name in model.columns]])
     return describe_predictions(data.outcome, chance, chance - model.threshold)
-
-
-def calibration_points(outcome: Outcome, chance: Array) -> pd.DataFrame:
-    """Return mean predicted and observed frequency (with Wilson's 95 % limits) in groups of similar probability."""
-    groups = 10 if len(outcome) >= 100 else 5
-    rows = []
-    for number, members in enumerate(np.array_split(np.argsort(chance, kind="stable"), groups), start=1):
-        n, observed = len(members), float(outcome[members].mean())
-        centre = (observed + _Z95**2 / (2 * n)) / (1 + _Z95**2 / n)
-        half = _Z95 / (1 + _Z95**2 / n) * np.sqrt(observed * (1 - observed) / n + _Z95**2 / (4 * n * n))
-        rows.append(
-            {
-                "group": number,
-                "patients": n,
-                "predicted": float(chance[members].mean()),
-                "observed": observed,
-                "observed_low": max(0.0, float(centre - half)),
-                "observed_high": min(1.0, float(centre + half)),
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 class _Counter:
@@ -302,30 +263,6 @@ def _permuted(plan: StudyPlan, data: StudyData, seed: int, done: Callable[[], No
     return pd.DataFrame(rows, columns=["run", "auc", "low", "high"])
 
 
-def _permuted_metrics(permuted: pd.DataFrame, observed: float) -> dict[str, float]:
-    """Return the mean AUC under shuffled outcomes with the limits that a single run of this size would have.
-
-    The mean is steadier than one run; the limits are as wide as one run's, half-widths averaged.
-    """
-    runs = len(permuted)
-    if runs == 0:
-        return {"permuted_runs": 0}
-    mean = float(permuted["auc"].mean())
-    half = float(np.mean(np.maximum(permuted["high"] - permuted["auc"], permuted["auc"] - permuted["low"])))
-    return {
-        "permuted_runs": runs,
-        "permuted_auc": mean,
-        "permuted_auc_low": max(0.0, mean - half),
-        "permuted_auc_high": min(1.0, mean + half),
-        "permuted_p": (1 + int((permuted["auc"] >= observed).sum())) / (runs + 1),
-    }
-
-
-def _limits(name: str, outcome: Outcome, scores: Array) -> dict[str, float]:
-    area = auc(outcome, scores)
-    return {name: area.estimate, f"{name}_low": area.lower, f"{name}_high": area.upper}
-
-
 def _predictions(data: StudyData, results: list[FoldResult], chance: Array, margin: Array) -> pd.DataFrame:
     fold = np.empty(len(data.ids), dtype=np.int64)
     for result in results:
@@ -363,18 +300,6 @@ def _fold_table(results: list[FoldResult], areas: list[float]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def _roc_points(outcome: Outcome, chance: Array) -> pd.DataFrame:
-    curve = roc(outcome, chance)
-    points = pd.DataFrame(
-        {
-            "false_positive_rate": 1 - curve.specificity,
-            "sensitivity": curve.sensitivity,
-            "threshold": np.where(np.isfinite(curve.threshold), curve.threshold, np.nan),
-        }
-    )
-    return points.iloc[::-1].reset_index(drop=True)
 
 
 def _comparison(outcome: Outcome, final: Fit) -> pd.DataFrame:
