@@ -202,7 +202,7 @@ def draw_features(name: str, *, names: Sequence[str], weights: FloatArray, kept:
     axes.barh(np.arange(len(names)), weights[order], color=colours, height=0.6)
     axes.axvline(0, color=MUTED, linewidth=0.8)
     axes.set_yticks(range(len(names)), [f"{names[i]}  {kept[i]:.0%}" for i in order])
-    axes.set_xlabel(weight)
+    axes.set_xlabel(weight, x=1.0, ha="right")
     axes.grid(visible=False, axis="y")
     axes.set_title("Features of the final model")
     return draw(

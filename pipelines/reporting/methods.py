@@ -95,19 +95,18 @@ def method_tables(state: CohortState, studies: Sequence[StudyOutputs]) -> list[T
 
 
 def _data_table(studies: Sequence[StudyOutputs]) -> Table:
-    rows = tuple(
-        (
-            study.name,
-            ", ".join(f"{count} {name}" for name, count in study.model.training.patients_by_class.items()),
-            study.model.training.features_sha256,
-            study.model.training.labels_sha256,
-            study.package_sha256,
-            study.model.code_version,
-        )
-        for study in studies
-    )
-    headers = ("Study", "Patients", "Features (SHA-256)", "Outcomes (SHA-256)", "Model (SHA-256)", "Code")
-    return Table("Which data and which model: equal hashes are equal content", headers, rows)
+    rows = []
+    for study in studies:
+        training = study.model.training
+        stated = {
+            "Patients": ", ".join(f"{count} {name}" for name, count in training.patients_by_class.items()),
+            "Features (SHA-256)": training.features_sha256,
+            "Outcomes (SHA-256)": training.labels_sha256,
+            "Model (SHA-256)": study.package_sha256,
+            "Code": study.model.code_version,
+        }
+        rows += [(study.name, name, value) for name, value in stated.items()]
+    return Table("Which data and which model: equal hashes are equal content", ("Study", "What", "Value"), tuple(rows))
 
 
 def _parameter_table(state: CohortState, studies: Sequence[StudyOutputs]) -> Table:

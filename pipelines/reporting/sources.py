@@ -12,7 +12,6 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipelines.ledger import STEPS, Step, read_quarantine
-from pipelines.modelling.outputs import TABLES, study_folder
 from services.model_serving.package import DESCRIPTION, Estimate, PackageDescription
 from services.preprocessing.contracts import Quality
 from services.segmentation.contracts import Finding
@@ -22,6 +21,8 @@ from services.shared.contracts import CaseRef
 from services.shared.errors import NotFound, Problem, UnreadableFile
 from services.shared.manifest import Manifest, read_manifest
 from services.shared.storage import Storage
+
+STUDY_TABLES = ("predictions", "folds", "roc", "calibration", "permuted", "comparison", "features")
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -79,7 +80,7 @@ class StudyOutputs:
     metrics
         Flat figures; ``<name>_low`` and ``<name>_high`` are 95 % limits.
     tables
-        Its CSV files by name, see :data:`pipelines.modelling.outputs.TABLES`.
+        Its CSV files by name, see :data:`STUDY_TABLES`.
     flow, parameters
         Patients in and out, and what the study was told.
     model
@@ -137,11 +138,11 @@ def read_studies(storage: Storage, cohort: str, names: Sequence[str] | None = No
 
 
 def _metrics_key(cohort: str, study: str) -> str:
-    return f"{study_folder(cohort, study)}/metrics.json"
+    return f"studies/{cohort}/{study}/metrics.json"
 
 
 def _read_study(storage: Storage, cohort: str, name: str) -> StudyOutputs:
-    folder = study_folder(cohort, name)
+    folder = f"studies/{cohort}/{name}"
     key = f"{folder}/model/{DESCRIPTION}"
     model = _read(storage, key, PackageDescription)
     if model is None:
@@ -149,7 +150,7 @@ def _read_study(storage: Storage, cohort: str, name: str) -> StudyOutputs:
     return StudyOutputs(
         name=name,
         metrics=json.loads(storage.read_text(f"{folder}/metrics.json")),
-        tables={table: _read_table(storage, f"{folder}/{table}.csv") for table in TABLES},
+        tables={table: _read_table(storage, f"{folder}/{table}.csv") for table in STUDY_TABLES},
         flow=json.loads(storage.read_text(f"{folder}/flow.json")),
         parameters=json.loads(storage.read_text(f"{folder}/parameters.json")),
         model=model,

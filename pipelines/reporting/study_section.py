@@ -370,13 +370,17 @@ def _feature_table(study: StudyOutputs) -> Table:
 
 def _rival_table(study: StudyOutputs) -> Table:
     table = study.tables["comparison"]
-    rows = tuple(
-        (
-            str(row["classifier"]).replace("_", " "),
-            format_estimate(Estimate(value=row["auc"], low=row["low"], high=row["high"])),
-            "yes" if row["kept"] else "no",
+    rows = (
+        ()
+        if len(table) < 2
+        else tuple(
+            (
+                str(row["classifier"]).replace("_", " "),
+                format_estimate(Estimate(value=row["auc"], low=row["low"], high=row["high"])),
+                "yes" if row["kept"] else "no",
+            )
+            for row in table.to_dict("records")
         )
-        for row in table.to_dict("records")
     )
     return Table(
         "Classifiers compared in the inner folds of the final fit", ("Classifier", "AUC", "Kept"), rows, numeric=(1,)
