@@ -102,7 +102,13 @@ def winsorise(image: sitk.Image, *, low: float = 0.5, high: float = 99.5) -> sit
 
 
 def register_rigid(
-    fixed: sitk.Image, moving: sitk.Image, *, mask: sitk.Image, seed: int, finest_mm: float = 1.5
+    fixed: sitk.Image,
+    moving: sitk.Image,
+    *,
+    mask: sitk.Image,
+    seed: int,
+    finest_mm: float = 1.5,
+    least_gain: float = 0.0,
 ) -> sitk.Euler3DTransform:
     """Return the rigid transform from a fixed volume to a moving one of the same head.
 
@@ -114,12 +120,14 @@ def register_rigid(
         Seed of the metric's samples.
     finest_mm
         Levels of the pyramid finer than this are left out.
+    least_gain
+        Normalised mutual information that must be gained over the header's geometry.
 
     Notes
     -----
     The search starts from the better of two places: the scanner's geometry as stored in the headers, and the
-    volumes' centres of mass brought together. Where the result matches worse than the header's geometry did, the
-    header's geometry is returned.
+    volumes' centres of mass brought together. Where the result does not match better than the header's geometry did,
+    the header's geometry is returned.
     """
     fixed, moving = winsorise(fixed), winsorise(moving)
     centre = mask_points(mask).mean(axis=0)
@@ -131,12 +139,12 @@ def register_rigid(
         )
     )
     moments.SetCenter(centre.tolist())
-    score = information_score(coarsen(fixed, 4.0), coarsen(moving, 4.0), coarse_mask(mask, 4.0))
+    score = information_score(coarsen(fixed, 4.0), coarsen(moving, 4.0), mask)
     transform = sitk.Euler3DTransform(min((header, moments), key=score))
     for level in RIGID_LEVELS:
         if level.spacing_mm >= finest_mm or level is RIGID_LEVELS[0]:
             _optimise(transform, fixed, moving, mask, level, seed=seed)
-    return min((transform, header), key=score)
+    return transform if score(header) - score(transform) > least_gain else header
 
 
 def register_to_template(
@@ -170,7 +178,7 @@ def register_to_template(
     translation and size), and the best of these starts the affine search.
     """
     image, template = winsorise(image), winsorise(template)
-    information = information_score(coarsen(template, 6.0), coarsen(image, 4.0), coarse_mask(region, 6.0))
+    information = information_score(coarsen(template, 6.0), coarsen(image, 4.0), region)
 
     def coarse(pose: npt.ArrayLike) -> float:
         log_scale = float(np.asarray(pose)[-1])
@@ -214,6 +222,7 @@ def information_score(
     Points that fall outside the moving volume are left out, as a head is often cut off by the field of view; their
     share costs a little, so that a transform cannot win by leaving the volume.
     """
+    mask = sitk.Resample(mask, fixed, sitk.Transform(3, sitk.sitkIdentity), sitk.sitkNearestNeighbor, 0)
     inside = sitk.GetArrayFromImage(mask) > 0
     points = mask_points(mask, count=int(inside.sum()))
     fixed_bins = _binned(sitk.GetArrayFromImage(fixed)[inside], bins)
@@ -251,11 +260,6 @@ def dilate(mask: sitk.Image, margin_mm: float) -> sitk.Image:
     """Return a mask grown by a distance in millimetres."""
     distance = sitk.SignedMaurerDistanceMap(mask, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
     return sitk.Cast(distance <= margin_mm, sitk.sitkUInt8)
-
-
-def coarse_mask(mask: sitk.Image, spacing_mm: float) -> sitk.Image:
-    """Return a mask on the grid that :func:`coarsen` would give its volume."""
-    return sitk.Cast(coarsen(sitk.Cast(mask, sitk.sitkFloat32), spacing_mm) > 0.5, sitk.sitkUInt8)
 
 
 def _pose(parameters: npt.ArrayLike, centre: Points) -> sitk.AffineTransform:

@@ -293,11 +293,18 @@ def align(
     # The skull moves with the brain and has sharp edges; what lies farther down (jaw, neck) may not.
     working = coarsen(t1c, 3.0)
     region = _carry_mask(dilate(atlas.mask, 12.0), working, fitted.GetInverse())
+    # Releases without skull come co-registered: only a clear gain is a reason to move them.
+    least_gain = 0.02 if stripped else 0.0
     moves: dict[Sequence, sitk.Transform] = {Sequence.T1C: sitk.AffineTransform(3)}
     for sequence in SEQUENCES:
         if sequence != Sequence.T1C:
             moves[sequence] = register_rigid(
-                t1c, images[sequence], mask=region, seed=parameters.seed, finest_mm=min(parameters.voxel_mm, 3.0)
+                t1c,
+                images[sequence],
+                mask=region,
+                seed=parameters.seed,
+                finest_mm=min(parameters.voxel_mm, 3.0),
+                least_gain=least_gain,
             )
     return Alignment(chosen, fitted, {s: moves[s] for s in SEQUENCES})
 
@@ -374,7 +381,8 @@ def _sequence_quality(
     before: tuple[float | None, float | None] = (None, None)
     after = before
     if sequence != Sequence.T1C:
-        unmoved = sitk.Resample(images[sequence], atlas.grid, alignment.atlas_to_t1c, sitk.sitkLinear, 0.0)
+        smooth = smooth_for(images[sequence], atlas.grid.GetSpacing())
+        unmoved = sitk.Resample(smooth, atlas.grid, alignment.atlas_to_t1c, sitk.sitkLinear, 0.0)
         before = agreement(arrays[Sequence.T1C], sitk.GetArrayFromImage(unmoved), inside)
         after = agreement(arrays[Sequence.T1C], arrays[sequence], inside)
     seen = sitk.GetArrayFromImage(_field_of_view(raw, atlas.grid, alignment.atlas_to(sequence))) > 0
