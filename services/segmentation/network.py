@@ -26,14 +26,13 @@ CLASSES: tuple[Label, ...] = tuple(Label)
 class NetworkSpec(Contract):
     """Everything that says what a segmentation network is, as data that stands beside its weights.
 
-    The paper's network is the default, but for ``normalisation``: it uses batch normalisation with a batch of one,
-    whose running statistics fit no single case, so networks trained here normalise each case by itself.
+    The paper's network is the default. ``instance`` normalises each case by itself instead.
     """
 
     architecture: str = RECOMBINATION_UNET
     width: Annotated[int, Field(ge=2, le=256)] = 64
     levels: Annotated[int, Field(ge=1, le=6)] = 4
-    normalisation: Literal["batch", "instance"] = "instance"
+    normalisation: Literal["batch", "instance"] = "batch"
     channels: tuple[Sequence, ...] = SEQUENCES
     classes: tuple[Label, ...] = CLASSES
     voxel_mm: Annotated[float, Field(gt=0)] = 1.0

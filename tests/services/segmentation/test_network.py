@@ -39,16 +39,16 @@ def test_the_default_is_the_papers_network() -> None:
     for block in blocks:
         point, space, excitation = block
         kinds = [type(m) for m in point.modules() if not list(m.children())]
-        assert kinds == [nn.Conv3d, nn.InstanceNorm3d, nn.ReLU]
+        assert kinds == [nn.Conv3d, nn.BatchNorm3d, nn.ReLU]
         assert (point.conv.kernel_size, space.kernel_size) == ((1, 1, 1), (3, 3, 3))
         assert isinstance(excitation, ChannelSELayer)
     ups = [m for m in network.modules() if isinstance(m, nn.ConvTranspose3d)]
     assert [(m.kernel_size, m.stride) for m in ups] == [((2, 2, 2), (2, 2, 2))] * 4
 
 
-def test_batch_normalisation_can_be_chosen() -> None:
-    network = build_network(NetworkSpec(width=4, normalisation="batch"))
-    assert sum(isinstance(m, nn.BatchNorm3d) for m in network.modules()) == 8
+def test_instance_normalisation_can_be_chosen() -> None:
+    network = build_network(NetworkSpec(width=4, normalisation="instance"))
+    assert sum(isinstance(m, nn.InstanceNorm3d) for m in network.modules()) == 8
 
 
 def test_output_has_the_inputs_size_and_four_classes() -> None:
@@ -64,7 +64,7 @@ def test_every_level_is_used() -> None:
     network = build_network(NetworkSpec(width=16, levels=3))
     network(torch.randn(1, 4, 16, 16, 16)).square().mean().backward()
     idle = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    # The bias of a convolution before instance normalisation is subtracted again.
+    # The bias of a convolution before normalisation is subtracted again.
     assert [name for name in idle if not name.endswith("0.conv.bias")] == []
 
 

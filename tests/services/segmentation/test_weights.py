@@ -33,7 +33,7 @@ def test_weights_come_back_and_the_same_weights_are_the_same_bytes(storage: Stor
 
 
 def test_batch_statistics_are_kept(storage: Storage, make_model) -> None:
-    card = make_model(normalisation="batch")
+    card = make_model()
     assert "context.0.0.adn.N.running_var" in np.load(io.BytesIO(storage.read_bytes(weights_key(MODEL)))).files
     assert load_network(storage, MODEL)[0] == card
 
