@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -300,14 +301,14 @@ def study(
 def _print_figures(cohort: str, studies: Sequence[str] | None = None) -> None:
     from pipelines.reporting.report import summary_table
 
-    table = Table(
-        "Study", "Patients", "AUC (95 % CI)", "Sensitivity", "Specificity", "Accuracy", "Permuted AUC", "Paper"
-    )
+    heads = ("Study", "Patients", "AUC", "Sensitivity", "Specificity", "Accuracy", "Permuted AUC", "Paper AUC")
+    table = Table(*heads, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in summary_table(open_storage(), cohort, studies):
         figures = (row.auc, row.sensitivity, row.specificity, row.accuracy, row.permuted_auc)
         published = "" if row.published is None else f"{row.published.auc:.3f}"
         table.add_row(row.study, str(row.patients), *map(_figure, figures), published)
     out.print(table)
+    out.print("Second lines are 95 % confidence intervals.", style="dim")
 
 
 def _figure(figure: Estimate | None) -> str:
@@ -315,7 +316,7 @@ def _figure(figure: Estimate | None) -> str:
         return "not run"
     if figure.low is None or figure.high is None:
         return f"{figure.value:.3f}"
-    return f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"
+    return f"{figure.value:.3f}\n{figure.low:.2f}–{figure.high:.2f}"
 
 
 @app.command()

@@ -99,7 +99,8 @@ def features_of_store(storage: Storage, cohort: str, name: str, module: Study) -
     clinic = members.participants.set_index(members.participants["participant_id"].str.removeprefix("sub-"))
     dates = pd.to_datetime(clinic["scan_date"], utc=True) if "scan_date" in clinic else pd.Series(dtype=object)
     rows = tuple(EntityRow(case_id=case, event_timestamp=(dates.get(case, _NO_DATE)).to_pydatetime()) for case in cases)
-    answer = connect("feature_store").historical_features(HistoricalRequest(cohort=cohort, rows=rows, names=(name,)))
+    wanted = HistoricalRequest(cohort=cohort, rows=rows, names=(f"radiomics_{name}",))
+    answer = connect("feature_store").historical_features(wanted)
     table = pd.DataFrame([row.features for row in answer.rows], index=pd.Index(cases, name="case_id"), dtype=float)
     return StudyInput(table, module.read_labels(members.participants, table.index), excluded)
 

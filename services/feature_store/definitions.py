@@ -23,6 +23,11 @@ STUDY_SOURCES: dict[str, tuple[tuple[Sequence, ...], tuple[Region, ...]]] = {
 }
 
 
+def study_service(study: str) -> str:
+    """Return the name of a study's feature service; a study may share its name with a clinical column."""
+    return f"{RADIOMICS}_{study}"
+
+
 @dataclass(frozen=True)
 class Definitions:
     """Everything to register for one cohort."""
@@ -57,7 +62,7 @@ def define_cohort(storage: Storage, tables: CohortTables) -> Definitions:
         wanted = {f"{start}_{region}" for start in ("mask", *sequences) for region in regions}
         chosen = [view for view in radiomics if view.name in wanted]
         if chosen:
-            services.append(FeatureService(name=study, features=[*chosen]))
+            services.append(FeatureService(name=study_service(study), features=[*chosen]))
     return Definitions(case, tuple(sources), tuple(views), tuple(services))
 
 

@@ -45,7 +45,7 @@ from services.shared.settings import settings
 from services.shared.storage import Storage
 
 STEP = "register"
-STEP_VERSION = "1"
+STEP_VERSION = "2"
 
 _KEYS = [CASE_ID, EVENT_TIMESTAMP]
 

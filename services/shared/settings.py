@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -65,7 +66,7 @@ _LIBRARY_DEFAULTS = {
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "FEAST_USAGE": "False",
-    "PREFECT_LOGGING_LEVEL": "ERROR",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
@@ -82,6 +83,8 @@ def quiet_libraries() -> None:
     root = settings().storage_root
     home = Path(root).resolve() if "://" not in root else Path.home() / ".gliaflow"
     os.environ.setdefault("PREFECT_HOME", str(home / ".prefect"))
+    for module in (r"_bentoml_sdk", r"pathspec"):
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
 
 
 def bound_threads(count: int) -> None:

@@ -113,7 +113,7 @@ def test_result_names_tables_views_services_and_cases_without_features(registere
     assert result.rows == 3
     assert result.features == 2 * 2 * 18 + 2 * 14
     assert result.views == ("FLAIR_ET", "FLAIR_TC", "T1c_ET", "T1c_TC", "mask_ET", "mask_TC", "clinical")
-    assert result.services == ("radiomics", "grading", "atrx")
+    assert result.services == ("radiomics", "radiomics_grading", "radiomics_atrx")
     assert result.cases_without_features == ("P4",)
     assert not result.cached
 
@@ -199,9 +199,9 @@ def test_names_may_be_views_and_services(registered):
     (view,) = newest(storage, ["P1"], "T1c_TC")
     assert len(view) == 18
     assert set(view) == {n for n in row_of(storage, "P1") if n.startswith("T1c_TC_")}
-    (grading,) = newest(storage, ["P1"], "grading")
+    (grading,) = newest(storage, ["P1"], "radiomics_grading")
     assert {name[:7] for name in grading} == {"T1c_TC_", "mask_TC"}
-    (atrx,) = newest(storage, ["P1"], "atrx")
+    (atrx,) = newest(storage, ["P1"], "radiomics_atrx")
     assert {"_".join(name.split("_")[:2]) for name in atrx} == {"T1c_ET", "FLAIR_ET", "mask_ET"}
 
 
