@@ -12,6 +12,7 @@ from scipy.special import chdtrc, ndtr
 
 from services.shared.errors import GliaflowError, InvalidValue, OneClass, TooFewCases
 from services.survival_analytics.inputs import (
+    BoolArray,
     FloatArray,
     IntArray,
     Notice,
@@ -171,7 +172,7 @@ class OptimismCorrection:
         return pd.DataFrame([vars(self)])
 
 
-def _logits(p: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _logits(p: FloatArray) -> tuple[FloatArray, BoolArray]:
     inside = (p > 0) & (p < 1)
     logit = np.zeros(p.size)
     logit[inside] = np.log(p[inside] / (1 - p[inside]))
@@ -204,7 +205,7 @@ def calibrate(outcome: ArrayLike, probability: ArrayLike, *, probability_bins: i
     logit, inside = _logits(p)
     if np.ptp(logit[inside]) == 0 if inside.any() else True:
         raise TooFewCases("All predictions are equal: there is no slope to estimate.", step=step, field="probability")
-    notices = ()
+    notices: tuple[Notice, ...] = ()
     if not inside.all():
         notices = (
             Notice(
@@ -288,8 +289,8 @@ def hosmer_lemeshow(outcome: ArrayLike, probability: ArrayLike, *, groups: int =
         raise InvalidValue("The test needs three groups or more.", step=step, field="groups", got=groups)
     cut: QuantileGroups = cut_at_quantiles(p, groups, step=step)
     g = len(cut.labels)
-    observed = np.column_stack([np.bincount(cut.codes, weights=v, minlength=g) for v in (1 - y, y)])
-    expected = np.column_stack([np.bincount(cut.codes, weights=v, minlength=g) for v in (1 - p, p)])
+    observed = np.column_stack([np.bincount(cut.codes, weights=v, minlength=g) for v in (1 - y, y)]).astype(np.float64)
+    expected = np.column_stack([np.bincount(cut.codes, weights=v, minlength=g) for v in (1 - p, p)]).astype(np.float64)
     if (expected <= 0).any():
         raise TooFewCases(
             "A group expects no patient with or without the event.", step=step, field="groups", got=groups

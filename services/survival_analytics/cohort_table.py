@@ -17,7 +17,15 @@ from services.survival_analytics.hypothesis import (
     mann_whitney,
     t_test,
 )
-from services.survival_analytics.inputs import Notice, format_level, read_groups, require_column
+from services.survival_analytics.inputs import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    Notice,
+    format_level,
+    read_groups,
+    require_column,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +99,8 @@ def describe_cohort(
                 hit = (values == level).to_numpy()
                 row[overall] = _share(hit, np.ones(g.size, dtype=bool))
                 row |= {head: _share(hit, g == k) for k, head in enumerate(heads)}
-                rows.append(row | (common if position == 0 else {"test": "", "p_value": float("nan"), "missing": ""}))
+                later: dict[str, str | float] = {"test": "", "p_value": float("nan"), "missing": ""}
+                rows.append(row | (common if position == 0 else later))
         else:
             numbers = values.to_numpy(dtype=np.float64)
             describe = _quartiles if name in non_normal else _moments
@@ -104,11 +113,11 @@ def describe_cohort(
 
 def _test(
     values: pd.Series,
-    group: np.ndarray,
+    group: IntArray,
     *,
     as_category: bool,
     ranks: bool,
-    fisher_below: float,  # type: ignore[type-arg]
+    fisher_below: float,
 ) -> tuple[str, float]:
     if as_category:
         table = cross_tabulate(values.map(format_level), group)
@@ -125,20 +134,20 @@ def _test(
     return "Kruskal-Wallis", kruskal_wallis(numbers, group).p_value
 
 
-def _share(hit: np.ndarray, rows: np.ndarray) -> str:  # type: ignore[type-arg]
+def _share(hit: BoolArray, rows: BoolArray) -> str:
     total = int(rows.sum())
     count = int(np.sum(hit & rows))
     return f"{count} ({100 * count / total:.1f}%)" if total else "0"
 
 
-def _moments(x: np.ndarray) -> str:  # type: ignore[type-arg]
+def _moments(x: FloatArray) -> str:
     if x.size == 0:
         return "none"
     spread = float(x.std(ddof=1)) if x.size > 1 else 0.0
     return f"{x.mean():.4g} ± {spread:.3g}"
 
 
-def _quartiles(x: np.ndarray) -> str:  # type: ignore[type-arg]
+def _quartiles(x: FloatArray) -> str:
     if x.size == 0:
         return "none"
     q1, q2, q3 = np.quantile(x, [0.25, 0.5, 0.75])

@@ -459,7 +459,7 @@ def screen_covariates(
         np.asarray(require_column(frame, event, step="screen_covariates")),
         step="screen_covariates",
     )
-    values = np.full((len(covariates), 6), np.nan)
+    values = np.full((6, len(covariates)), np.nan)
     notices: list[Notice] = []
     for row, name in enumerate(covariates):
         require_column(frame, name, step="screen_covariates")
@@ -469,7 +469,7 @@ def screen_covariates(
             notices.append(Notice("not_fitted", f"{name}: {error.detail}"))
             continue
         notices += [Notice(notice.name, f"{name}: {notice.detail}") for notice in model.notices]
-        values[row] = [
+        values[:, row] = [
             model.coefficients[0],
             model.hazard_ratios[0],
             model.lower[0],
@@ -477,7 +477,9 @@ def screen_covariates(
             model.p_values[0],
             model.concordance.estimate,
         ]
-    return CoxScreen(tuple(covariates), *values.T, tuple(notices))
+    return CoxScreen(
+        tuple(covariates), values[0], values[1], values[2], values[3], values[4], values[5], tuple(notices)
+    )
 
 
 def bootstrap_cox(

@@ -210,8 +210,9 @@ def maximise(design: Design) -> Maximum:
     null = value
     factor = _factorise(information, at_zero=True)
     score_test = float(score @ cho_solve(factor, score))
-    converged, step, iterations = False, np.zeros(p), 0
-    for iterations in range(1, MAX_ITERATIONS + 1):
+    converged, iterations = False, 0
+    while iterations < MAX_ITERATIONS:
+        iterations += 1
         step = cho_solve(factor, score)
         proposal = beta + step
         new_value, new_score, new_information = evaluate(design, proposal)

@@ -191,7 +191,7 @@ def _require_proportion(value: float, *, step: str) -> None:
 
 
 def log_rank_scores(follow: Follow) -> FloatArray:
-    """Return log-rank scores; at a tied time only its last patient counts as at risk (R: ``exactRankTests::cscores``)."""
+    """Return log-rank scores, with only the last patient of a tied time at risk (R: ``exactRankTests::cscores``)."""
     n = len(follow)
     order = np.argsort(follow.time, kind="stable")
     time, event = follow.time[order], follow.event[order]
@@ -208,7 +208,7 @@ def _standardise(a: FloatArray, m: IntArray) -> FloatArray:
     variance = m * (n - m) / (n**2 * (n - 1.0)) * (n * np.sum(a**2) - total**2)
     if not variance.max() > 0:
         raise TooFewCases("Every patient has the same follow-up: no cut can be better.", step="maximally_selected_rank")
-    return np.abs((np.cumsum(a)[m - 1] - expected) / np.sqrt(variance))
+    return np.asarray(np.abs((np.cumsum(a)[m - 1] - expected) / np.sqrt(variance)))
 
 
 def _lausen_1992(b: float, share: float) -> float:

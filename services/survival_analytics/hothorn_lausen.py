@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import gammaln
 
-from services.survival_analytics.inputs import FloatArray, IntArray
+from services.survival_analytics.inputs import BoolArray, FloatArray, IntArray
 
 
 def permutation_p_value(scores: FloatArray, group_sizes: IntArray) -> float:
@@ -56,7 +56,7 @@ def permutation_p_value(scores: FloatArray, group_sizes: IntArray) -> float:
     return float(min(1.0, by_size[group_sizes - 1].sum()))
 
 
-def _still_beyond(standard: FloatArray, sums: IntArray, limit: float) -> np.ndarray:  # type: ignore[type-arg]
+def _still_beyond(standard: FloatArray, sums: IntArray, limit: float) -> BoolArray:
     inside = sums <= standard.size
     value = np.zeros(sums.size)
     value[inside] = standard[sums[inside] - 1]
@@ -64,14 +64,14 @@ def _still_beyond(standard: FloatArray, sums: IntArray, limit: float) -> np.ndar
 
 
 def _to_integers(scores: FloatArray) -> FloatArray:
-    shifted = scores - scores.min()
+    shifted: FloatArray = scores - scores.min()
     if np.all(scores == np.floor(scores)):
         return shifted
     fraction = scores - np.floor(scores)
     if np.all(fraction[fraction != 0] == 0.5):
         doubled = 2 * scores
-        return doubled - doubled.min()
-    return np.round(shifted * scores.size / shifted.max())
+        return np.asarray(doubled - doubled.min())
+    return np.asarray(np.round(shifted * scores.size / shifted.max()))
 
 
 def _subset_sums(integers: IntArray, total: int) -> FloatArray:

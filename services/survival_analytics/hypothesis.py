@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -360,15 +361,15 @@ def fisher_exact(table: ArrayLike, *, level: float = 0.95) -> FisherTest:
 
     def mass(log_odds: float) -> FloatArray:
         weighted = log_mass + log_odds * support
-        return np.exp(weighted - logsumexp(weighted))  # type: ignore[no-any-return]
+        return np.asarray(np.exp(weighted - logsumexp(weighted)))
 
     null = mass(0.0)
     observed = null[support == x][0]
     p_value = float(min(1.0, null[null <= observed * (1 + 1e-7)].sum()))
     alpha = (1 - level) / 2
 
-    def solve(excess: object) -> float:
-        return float(np.exp(brentq(excess, -60, 60, xtol=1e-14, rtol=8.9e-16)))  # type: ignore[arg-type]
+    def solve(excess: Callable[[float], float]) -> float:
+        return float(np.exp(brentq(excess, -60, 60, xtol=1e-14, rtol=8.9e-16)))
 
     odds = 0.0 if x == low else np.inf if x == high else solve(lambda t: float(mass(t) @ support) - x)
     lower = 0.0 if x == low else solve(lambda t: float(mass(t)[support >= x].sum()) - alpha)

@@ -255,10 +255,9 @@ def require_column(frame: pd.DataFrame, name: str, *, step: str) -> NDArray[np.o
             expected=", ".join(map(str, frame.columns[:20])),
             got=name,
         )
-    column = frame[name]
-    if isinstance(column, pd.DataFrame):
+    if list(frame.columns).count(name) > 1:
         raise InvalidTable(f"Column '{name}' occurs more than once in the table.", step=step, field=name)
-    return column.to_numpy()
+    return frame[name].to_numpy()
 
 
 def refuse_constant(matrix: FloatArray, names: Sequence[str], *, step: str) -> None:

@@ -154,7 +154,7 @@ class SurvivalCurve:
         )
 
     def quantiles(self, probabilities: ArrayLike = (0.25, 0.5, 0.75)) -> SurvivalQuantiles:
-        """Return event-time quantiles; a flat stretch exactly at a quantile gives its midpoint (R: ``quantile.survfit``)."""
+        """Return event-time quantiles; a flat stretch at a quantile gives its midpoint (R: ``quantile.survfit``)."""
         p = np.atleast_1d(np.asarray(probabilities, dtype=np.float64))
         if ((p < 0) | (p > 1)).any():
             raise InvalidValue("Probabilities must lie in [0, 1].", step="estimate_survival", field="probabilities")
@@ -256,7 +256,7 @@ def confidence_limits(
 ) -> tuple[FloatArray, FloatArray]:
     """Return limits of survival probabilities from the standard error of their logarithm."""
     z = float(ndtri(1 - (1 - level) / 2))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         if confidence == "plain":
             half = spread * survival * z
             return np.fmax(survival - half, 0.0) + 0 * half, np.fmin(survival + half, 1.0) + 0 * half

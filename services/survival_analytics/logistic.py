@@ -195,7 +195,7 @@ def _refuse_collinear() -> None:
 
 
 def _deviance(eta: FloatArray, sign: FloatArray) -> float:
-    return float(-2 * np.sum(log_expit(sign * eta)))
+    return -2 * float(np.sum(log_expit(sign * eta)))
 
 
 def fit_logistic(
@@ -357,7 +357,7 @@ def select_stepwise(
 
     def criterion(columns: Sequence[int]) -> float:
         design = np.hstack((ones, matrix[:, list(columns)]))
-        return maximise_logistic(design, y).deviance + penalty * design.shape[1]
+        return float(maximise_logistic(design, y).deviance + penalty * design.shape[1])
 
     current = [] if direction == "forward" else list(range(len(names)))
     value = criterion(current)
@@ -370,8 +370,9 @@ def select_stepwise(
                 moves.append((criterion(rest), f"- {names[j]}", rest))
         if direction != "backward":
             for j in range(len(names)):
-                if j not in current:
-                    moves.append((criterion([*current, j]), f"+ {names[j]}", [*current, j]))
+                if j in current:
+                    continue
+                moves.append((criterion([*current, j]), f"+ {names[j]}", [*current, j]))
         if not moves:
             break
         best = min(moves, key=lambda move: move[0])

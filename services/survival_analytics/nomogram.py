@@ -135,8 +135,8 @@ class Nomogram:
 
     def _probability(self, outcome: OutcomeAxis, lp: FloatArray) -> FloatArray:
         if self.family == "logistic":
-            return expit(lp)  # type: ignore[no-any-return]
-        return outcome.reference ** np.exp(lp)  # type: ignore[no-any-return]
+            return np.asarray(expit(lp))
+        return np.asarray(outcome.reference ** np.exp(lp))
 
     def to_json(self) -> str:
         """Return all that a web page needs to compute points and predictions.

@@ -211,7 +211,7 @@ def _read_factor(penalty_factor: ArrayLike | None, p: int) -> FloatArray:
             field="penalty_factor",
             got=factor.shape,
         )
-    return factor * p / factor.sum()
+    return np.asarray(factor * p / factor.sum())
 
 
 def partial_deviance(follow: Follow, eta: FloatArray) -> FloatArray:
@@ -224,7 +224,7 @@ def partial_deviance(follow: Follow, eta: FloatArray) -> FloatArray:
     died = follow.event[order.rows].astype(np.float64)
     log_likelihood = died @ values - order.deaths @ np.log(risk)
     saturated = -float(order.deaths @ np.log(order.deaths))
-    return 2 * (saturated - log_likelihood)
+    return np.asarray(2 * (saturated - log_likelihood))
 
 
 def cross_validate(
@@ -256,8 +256,8 @@ def cross_validate(
     measure
         Partial-likelihood deviance per event, or Harrell's C.
     grouped
-        Deviance of all patients minus that of those kept, which uses the whole risk sets; otherwise that of the patients
-        left out among themselves.
+        Deviance of all patients minus that of those kept, which uses the whole risk sets; otherwise that of the
+        patients left out among themselves.
     workers
         Folds fitted at the same time.
 
@@ -328,5 +328,5 @@ def cross_validate(
             raw[f] = (partial_deviance(follow, eta) - partial_deviance(kept, eta[~out])) / events[f]
         else:
             raw[f] = partial_deviance(left_out, eta[out]) / events[f]
-    weights = events if measure == "deviance" else np.bincount(fold, minlength=n_folds).astype(np.float64)
+    weights = np.asarray(events if measure == "deviance" else np.bincount(fold, minlength=n_folds), dtype=np.float64)
     return summarise_folds(path, raw, weights, measure)

@@ -1,4 +1,4 @@
-"""What penalised Cox and logistic fits share: a path of coefficients, its interpolation, and a cross-validated curve."""
+"""What penalised Cox and logistic fits share: a path of coefficients and a cross-validated curve."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PenalisedPath:
     @property
     def nonzero(self) -> IntArray:
         """Number of nonzero coefficients at each penalty."""
-        return np.count_nonzero(self.coefficients, axis=1)
+        return np.asarray(np.count_nonzero(self.coefficients, axis=1), dtype=np.int64)
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per penalty: lambda, nonzero, deviance_ratio, and a column per covariate that ever enters."""
@@ -64,7 +64,8 @@ class PenalisedPath:
     def predict(self, x: ArrayLike, *, penalty: float) -> FloatArray:
         """Return linear predictors of patients, shape (n,)."""
         matrix = read_matrix(x, step="predict")
-        return matrix @ self.coefficients_at(penalty)[0] + self.intercepts_at(penalty)[0]
+        eta: FloatArray = matrix @ self.coefficients_at(penalty)[0] + self.intercepts_at(penalty)[0]
+        return eta
 
     def _interpolate(self, s: FloatArray, values: FloatArray) -> FloatArray:
         k = self.lambdas.size
@@ -82,7 +83,8 @@ class PenalisedPath:
         gap = grid[left] - grid[right]
         with np.errstate(divide="ignore", invalid="ignore"):
             share = np.where((left == right) | (np.abs(gap) < np.finfo(float).eps), 1.0, (at - grid[right]) / gap)
-        return share[:, None] * values[left] + (1 - share)[:, None] * values[right]
+        mixed: FloatArray = share[:, None] * values[left] + (1 - share)[:, None] * values[right]
+        return mixed
 
 
 @dataclass(frozen=True, eq=False)

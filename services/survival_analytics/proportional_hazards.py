@@ -62,7 +62,7 @@ def transform_times(follow: Follow, transform: TimeTransform) -> FloatArray:
     if transform == "identity":
         return time
     if transform == "rank":
-        return rankdata(time).astype(np.float64)
+        return np.asarray(rankdata(time), dtype=np.float64)
     if transform == "log":
         if (time <= 0).any():
             raise InvalidValue(
@@ -73,7 +73,7 @@ def transform_times(follow: Follow, transform: TimeTransform) -> FloatArray:
                 got=float(time.min()),
                 remedy="Use the km, rank or identity transform.",
             )
-        return np.log(time)
+        return np.asarray(np.log(time))
     if transform == "km":
         table = tabulate(Follow(time, follow.event), merge_ties=False)
         return 1.0 - evaluate_steps(table.time, survival_steps(table), time, before=True)

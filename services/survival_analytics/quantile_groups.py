@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,9 +37,9 @@ def interval_labels(breaks: FloatArray) -> tuple[str, ...]:
     """Write intervals with as many digits, three or more, as keep neighbouring ends apart."""
     for digits in range(3, 13):
         ends = [f"{value:.{digits}g}" for value in breaks]
-        if all(a != b for a, b in zip(ends, ends[1:], strict=False)):
+        if all(a != b for a, b in pairwise(ends)):
             break
-    labels = [f"({a},{b}]" for a, b in zip(ends, ends[1:], strict=False)]
+    labels = [f"({a},{b}]" for a, b in pairwise(ends)]
     labels[0] = "[" + labels[0][1:]
     return tuple(labels)
 
@@ -64,6 +65,6 @@ def group_evenly(x: FloatArray, groups: int, *, step: str) -> QuantileGroups:
     edges = np.array(starts)
     codes = np.searchsorted(edges, x, side="right") - 1
     ends = [f"{value:.3g}" for value in [*starts, float(levels[-1])]]
-    labels = [f"[{a},{b})" for a, b in zip(ends, ends[1:], strict=False)]
+    labels = [f"[{a},{b})" for a, b in pairwise(ends)]
     labels[-1] = labels[-1][:-1] + "]"
     return QuantileGroups(codes.astype(np.int64), tuple(labels))

@@ -237,7 +237,7 @@ def reclassify(
     change = p_new - p_old
     gain1, gain0 = float(change[cases].mean()), float(change[controls].mean())
     v_idi = change[cases].var(ddof=1) / n1 + change[controls].var(ddof=1) / n0 if min(n1, n0) > 1 else 0.0
-    notices = ()
+    notices: tuple[Notice, ...] = ()
     if not (up.any() or down.any()):
         notices = (Notice("no_change", "No patient changes category: all indices are zero by definition."),)
     size = limits.size + 1
@@ -323,8 +323,21 @@ def reclassify_survival(
         if done < max(2, replicates // 2):
             raise TooFewCases("Most bootstrap samples have no case or no control.", step=step, got=f"{done}")
         lower, upper = np.quantile(np.array(samples), [(1 - level) / 2, 1 - (1 - level) / 2], axis=0)
+    nri, nri_cases, nri_controls, up_cases, down_cases, down_controls, up_controls = estimates.tolist()
     return SurvivalReclassification(
-        float(at), method, *(float(v) for v in estimates), lower, upper, done, _cross(a, b, limits.size + 1)
+        float(at),
+        method,
+        nri,
+        nri_cases,
+        nri_controls,
+        up_cases,
+        down_cases,
+        down_controls,
+        up_controls,
+        lower,
+        upper,
+        done,
+        _cross(a, b, limits.size + 1),
     )
 
 
@@ -425,13 +438,13 @@ def _interpolated_risk(frame: pd.DataFrame, time: str, event: str, covariates: S
     times = np.unique(frame[time].to_numpy(dtype=np.float64))
     hazard = evaluate_steps(baseline.time, baseline.cumulative_hazard, times, initial=0.0)
     at_time = float(np.interp(at, times, hazard)) if times[0] <= at <= times[-1] else float(hazard[-1])
-    return -np.expm1(-at_time * np.exp(model.predict_risk(frame, centred=False)))
+    return np.asarray(-np.expm1(-at_time * np.exp(model.predict_risk(frame, centred=False))))
 
 
 def _exceedance(gain: FloatArray, weight: FloatArray, grid: FloatArray) -> FloatArray:
     order = np.argsort(gain)
     upto = np.concatenate(([0.0], np.cumsum(weight[order])))
-    return 1 - upto[np.searchsorted(gain[order], grid, side="right")] / upto[-1]
+    return np.asarray(1 - upto[np.searchsorted(gain[order], grid, side="right")] / upto[-1])
 
 
 def _median_of(curve: FloatArray, grid: FloatArray) -> float:

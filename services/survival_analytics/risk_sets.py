@@ -56,14 +56,14 @@ def tabulate(follow: Follow, *, merge_ties: bool = True) -> TimeTable:
     distinct, index = np.unique(time, return_inverse=True)
     k = distinct.size
     total = np.bincount(index, minlength=k).astype(np.float64)
-    events = np.bincount(index, weights=follow.event, minlength=k)
+    events = np.bincount(index, weights=follow.event, minlength=k).astype(np.float64)
     at_risk = total[::-1].cumsum()[::-1]
     return TimeTable(distinct, at_risk, events, total - events, index.astype(np.int64))
 
 
 def survival_steps(table: TimeTable) -> FloatArray:
     """Return the Kaplan–Meier estimate at each distinct time."""
-    return np.cumprod((table.at_risk - table.events) / table.at_risk)
+    return np.asarray(np.cumprod((table.at_risk - table.events) / table.at_risk), dtype=np.float64)
 
 
 def censoring_steps(table: TimeTable, *, events_first: bool) -> FloatArray:
@@ -80,7 +80,7 @@ def censoring_steps(table: TimeTable, *, events_first: bool) -> FloatArray:
     at_risk = table.at_risk - table.events if events_first else table.at_risk
     with np.errstate(divide="ignore", invalid="ignore"):
         factor = np.where(table.censored > 0, 1.0 - table.censored / at_risk, 1.0)
-    return np.cumprod(factor)
+    return np.asarray(np.cumprod(factor), dtype=np.float64)
 
 
 def evaluate_steps(

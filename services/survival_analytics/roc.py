@@ -337,7 +337,7 @@ def auc(outcome: ArrayLike, score: ArrayLike, *, direction: Direction = "higher"
     parts = _placements(y, x if way == "higher" else -x, step="auc")
     error = float(np.sqrt(parts.variance))
     half = float(ndtri(1 - (1 - level) / 2)) * error
-    notices = ()
+    notices: tuple[Notice, ...] = ()
     if error == 0:
         notices = (Notice("no_variance", "The score separates the classes completely: the limits have no width."),)
     return Auc(

@@ -20,11 +20,11 @@ def fmm_spline(x: FloatArray, y: FloatArray, at: FloatArray) -> FloatArray:
     """Evaluate the Forsythe–Malcolm–Moler spline; beyond the ends the end cubics go on."""
     n = x.size
     if n < 2:
-        return np.full(at.size, y[0])
+        return np.full(at.size, float(y[0]))
     h = np.diff(x)
     slope = np.diff(y) / h
     if n == 2:
-        return y[0] + slope[0] * (at - x[0])
+        return np.asarray(y[0] + slope[0] * (at - x[0]))
     matrix = np.zeros((n, n))
     right = np.zeros(n)
     for i in range(1, n - 1):
@@ -52,10 +52,8 @@ def fmm_spline(x: FloatArray, y: FloatArray, at: FloatArray) -> FloatArray:
 def interpolate_sorted(x: FloatArray, y: FloatArray, at: FloatArray) -> FloatArray:
     """Interpolate linearly; points with equal x are averaged, and outside the range there is NaN (R: ``approx``)."""
     levels, index = np.unique(x, return_inverse=True)
-    if levels.size < x.size:
-        y = np.bincount(index, weights=y) / np.bincount(index)
-    else:
-        y = y[np.argsort(x, kind="stable")]
+    tied = levels.size < x.size
+    y = np.bincount(index, weights=y) / np.bincount(index) if tied else y[np.argsort(x, kind="stable")]
     if levels.size < 2:
         return np.where(at == levels[0], y[0], np.nan)
     return np.interp(at, levels, y, left=np.nan, right=np.nan)

@@ -72,7 +72,7 @@ class SurvivalCalibration:
 
 @dataclass(frozen=True, eq=False)
 class SurvivalCalibrationCurve:
-    """A smooth calibration curve at a time, with the mean, median and 90th percentile of its distance (ICI, E50, E90)."""
+    """A smooth calibration curve at a time, with the mean, median and 90th percentile of its error (ICI, E50, E90)."""
 
     at: float
     predicted: FloatArray
@@ -165,14 +165,14 @@ def calibrate_survival(
         cut = cut_at_quantiles(p, groups, step=step)
     g = len(cut.labels)
     n, events = np.zeros(g, dtype=np.int64), np.zeros(g, dtype=np.int64)
-    values = np.full((g, 5), np.nan)
+    values = np.full((5, g), np.nan)
     notices = []
     for k in range(g):
         rows = cut.codes == k
         part = Follow(follow.time[rows], follow.event[rows])
         n[k], events[k] = len(part), int(part.event.sum())
         # The mean survival is averaged as such: one minus a mean of risks rounds differently.
-        values[k, 0] = 1 - float(np.mean(1 - p[rows])) if even_groups else float(p[rows].mean())
+        values[0, k] = 1 - float(np.mean(1 - p[rows])) if even_groups else float(p[rows].mean())
         curve = curve_of(tabulate(part), confidence="log-log", level=0.95)
         short = at > curve.time[-1] + 1e-6 and curve.survival[-1] > 0
         if short:
@@ -182,8 +182,10 @@ def calibrate_survival(
         table = curve.at([at])
         position = np.searchsorted(curve.time, at + TIE_TOLERANCE * max(at, 1.0), side="right")
         spread = float(np.concatenate(([0.0], curve.standard_error_log))[position])
-        values[k, 1:] = [1 - table.survival[0], 1 - table.upper[0], 1 - table.lower[0], spread]
-    return SurvivalCalibration(float(at), cut.labels, n, events, *values.T, tuple(notices))
+        values[1:, k] = [1 - table.survival[0], 1 - table.upper[0], 1 - table.lower[0], spread]
+    return SurvivalCalibration(
+        float(at), cut.labels, n, events, values[0], values[1], values[2], values[3], values[4], tuple(notices)
+    )
 
 
 def _require_time(at: float, *, step: str) -> None:

@@ -20,7 +20,7 @@ def pretty_ticks(low: float, high: float, *, count: int = 5) -> FloatArray:
         cell, small = 1.0, True
     else:
         cell = max(abs(low), abs(high))
-        small = span < cell * 1.4 * max(1, count) * np.finfo(float).eps * 3
+        small = bool(span < cell * 1.4 * max(1, count) * np.finfo(float).eps * 3)
     if small:
         if cell > 10:
             cell = 9 + cell / 10
@@ -51,8 +51,10 @@ def pretty_ticks(low: float, high: float, *, count: int = 5) -> FloatArray:
         else:
             first -= missing // 2
             last += missing // 2 + missing % 2
-    ticks = np.arange(first, last + 1) * unit
+    ticks: FloatArray = np.arange(first, last + 1) * unit
     ticks[np.abs(ticks) < 1e-14 * unit] = 0.0
     # Whole multiples of a decimal unit, rounded to the digits that they have.
     digits = max(0, int(-np.floor(np.log10(unit))))
-    return np.round(ticks, digits) if digits < 15 else ticks
+    if digits < 15:
+        ticks = np.round(ticks, digits)
+    return ticks

@@ -12,6 +12,7 @@ from scipy.special import ndtr, ndtri
 
 from services.shared.errors import InvalidValue, TooFewCases
 from services.survival_analytics.inputs import (
+    BoolArray,
     FloatArray,
     Follow,
     IntArray,
@@ -188,8 +189,10 @@ def time_dependent_auc(
         incidence[column] = case_weight.sum() / n
         survival[column] = control_weight * controls.sum() / n
         spread = _Weighted(cases, controls, case_weight, control_weight, below, above, float(estimate[column]))
-        rule = _influence_before if case_rule == "before" else _influence_at_or_before
-        influence[:, column] = rule(follow, float(t), spread)
+        if case_rule == "before":
+            influence[:, column] = _influence_before(follow, spread)
+        else:
+            influence[:, column] = _influence_at_or_before(follow, float(t), spread)
     error = influence.std(axis=0, ddof=1) / np.sqrt(n)
     half = float(ndtri(1 - (1 - level) / 2)) * error
     return TimeDependentAuc(
@@ -208,7 +211,7 @@ def time_dependent_auc(
     )
 
 
-def _split(follow: Follow, t: float, case_rule: CaseRule) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _split(follow: Follow, t: float, case_rule: CaseRule) -> tuple[BoolArray, BoolArray]:
     by_then = follow.time < t if case_rule == "before" else follow.time <= t
     return by_then & (follow.event == 1), follow.time > t
 
@@ -227,8 +230,8 @@ def _weighted_below(marker: FloatArray, weight: FloatArray) -> tuple[FloatArray,
 class _Weighted:
     """Cases and controls with their weights; ``below`` and ``above`` are weighted counts of the other group."""
 
-    cases: np.ndarray  # type: ignore[type-arg]
-    controls: np.ndarray  # type: ignore[type-arg]
+    cases: BoolArray
+    controls: BoolArray
     case_weight: FloatArray
     control_weight: float
     below: FloatArray
@@ -236,7 +239,7 @@ class _Weighted:
     area: float
 
 
-def _influence_before(follow: Follow, t: float, parts: _Weighted) -> FloatArray:
+def _influence_before(follow: Follow, parts: _Weighted) -> FloatArray:
     """Return the influence of each patient on the AUC, with T < t as cases (Blanche et al. 2013, appendix).
 
     The censoring martingales run over single patients in order of time, tied ones in the order given.
