@@ -301,14 +301,20 @@ def study(
 def _print_figures(cohort: str, studies: Sequence[str] | None = None) -> None:
     from pipelines.reporting.report import summary_table
 
-    heads = ("Study", "Patients", "AUC", "Sensitivity", "Specificity", "Accuracy", "Permuted AUC", "Paper AUC")
-    table = Table(*heads, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for row in summary_table(open_storage(), cohort, studies):
-        figures = (row.auc, row.sensitivity, row.specificity, row.accuracy, row.permuted_auc)
-        published = "" if row.published is None else f"{row.published.auc:.3f}"
-        table.add_row(row.study, str(row.patients), *map(_figure, figures), published)
+    rows = summary_table(open_storage(), cohort, studies)
+    table = Table("", *(row.study for row in rows), box=box.SIMPLE_HEAD)
+    table.add_row("Patients (positive)", *(f"{row.patients} ({row.positives})" for row in rows))
+    for name, figures in (
+        ("AUC", [row.auc for row in rows]),
+        ("Sensitivity", [row.sensitivity for row in rows]),
+        ("Specificity", [row.specificity for row in rows]),
+        ("Accuracy", [row.accuracy for row in rows]),
+        ("AUC, permuted labels", [row.permuted_auc for row in rows]),
+    ):
+        table.add_row(name, *map(_figure, figures))
+    table.add_row("AUC of the paper", *("–" if row.published is None else f"{row.published.auc:.3f}" for row in rows))
     out.print(table)
-    out.print("Second lines are 95 % confidence intervals.", style="dim")
+    out.print("Out of fold, with 95 % confidence intervals.", style="dim")
 
 
 def _figure(figure: Estimate | None) -> str:
@@ -316,7 +322,7 @@ def _figure(figure: Estimate | None) -> str:
         return "not run"
     if figure.low is None or figure.high is None:
         return f"{figure.value:.3f}"
-    return f"{figure.value:.3f}\n{figure.low:.2f}–{figure.high:.2f}"
+    return f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"
 
 
 @app.command()
@@ -403,7 +409,12 @@ def demo(
     prepare(cohort=newcomer, params=params)
     segment(cohort=newcomer, params=params)
     extract(cohort=newcomer, params=params)
-    predict(f"{newcomer}/{read_cohort(open_storage(), newcomer).cases[0].id}", cohort=newcomer, params=params)
+    predict(
+        f"{newcomer}/{read_cohort(open_storage(), newcomer).cases[0].id}",
+        model="grading/latest",
+        cohort=newcomer,
+        params=params,
+    )
     console.rule("Figures")
     _print_figures(name)
     report(cohort=name, params=params)

@@ -9,6 +9,7 @@ from prefect import flow
 from pipelines.ledger import usable_cases
 from pipelines.training.segmentation import EpochFigures, TrainParameters, TrainResult, train_segmentation
 from services.shared.cohort import read_cohort
+from services.shared.settings import settings
 from services.shared.storage import open_storage
 
 
@@ -34,4 +35,6 @@ def train_network(
     """
     storage = open_storage()
     cases = usable_cases(storage, read_cohort(storage, cohort).subset("segmentation"), steps=("prepare",))
-    return train_segmentation(storage, cases, parameters=parameters, seed=seed, progress=progress)
+    return train_segmentation(
+        storage, cases, parameters=parameters, seed=seed, threads=settings().workers, progress=progress
+    )
