@@ -32,11 +32,13 @@ class Level:
 
 
 RIGID_LEVELS = (Level(6.0, 2.0, 10_000), Level(3.0, 1.0, 30_000), Level(1.5, 0.3, 50_000))
+AFFINE_LEVELS = (Level(6.0, 1.5, 10_000), Level(3.0, 0.7, 30_000))
+
 OUTSIDE_COST = 0.05
 """What it costs, in normalised mutual information, to see nothing of the fixed volume."""
-SIZE_COST, SIZE_DEVIATION = 0.01, 0.08
-"""What it costs to make a head larger or smaller by one standard deviation of heads' sizes (on the log scale)."""
-AFFINE_LEVELS = (Level(6.0, 1.5, 10_000), Level(3.0, 0.7, 30_000))
+SIZE_COST, USUAL_SIZE, SIZE_DEVIATION, SHAPE_DEVIATION = 0.01, -0.03, 0.07, 0.08
+"""What one standard deviation of size, or of length along one axis, costs; sizes are logarithms of a head's size over
+the template's, and the MNI template is larger than most heads."""
 
 
 def affine(
@@ -174,15 +176,22 @@ def register_to_template(
     Notes
     -----
     Heads are cut off at different heights and the nose may point anywhere, so a gradient search from one start is
-    easily lost. Many poses are scored on a coarse grid first, the best few are refined without derivatives (rotation,
-    translation and size), and the best of these starts the affine search.
+    easily lost. Many poses are scored on a coarse grid first, the best few are refined without derivatives, and the
+    best of these starts an affine search by gradient. Sizes have a prior, because mutual information alone grows a
+    template until its brain meets the skull: the affine result stands only where it is better with the prior, too.
     """
     image, template = winsorise(image), winsorise(template)
-    information = information_score(coarsen(template, 6.0), coarsen(image, 4.0), region)
+
+    def penalised(spacing_mm: float, samples: int) -> Callable[[sitk.Transform], float]:
+        information = information_score(
+            coarsen(template, spacing_mm), coarsen(image, spacing_mm / 1.5), region, samples=samples
+        )
+        return lambda transform: information(transform) + _size_cost(transform)
+
+    score = penalised(6.0, 6_000)
 
     def coarse(pose: npt.ArrayLike) -> float:
-        log_scale = float(np.asarray(pose)[-1])
-        return information(_pose(pose, centre)) + SIZE_COST * (log_scale / SIZE_DEVIATION) ** 2
+        return score(_pose(pose, centre))
 
     poses = sorted(
         (
@@ -194,28 +203,33 @@ def register_to_template(
         ),
         key=coarse,
     )
-    simplex_scale = np.array([0.15, 0.1, 0.1, 6.0, 6.0, 6.0, 0.06])
-    best = None
-    for pose in _spread(poses, count=3):
-        start = np.array(pose)
-        simplex = np.vstack([start, start + np.diag(simplex_scale)])
-        found = optimize.minimize(
-            coarse,
-            start,
-            method="Nelder-Mead",
-            options={"initial_simplex": simplex, "maxfev": 180, "xatol": 1e-3, "fatol": 1e-5},
-        )
-        if best is None or found.fun < best.fun:
-            best = found
-    assert best is not None
-    transform = _pose(best.x, centre)
+    found = [_refine(coarse, pose) for pose in _spread(poses, count=6)]
+    best, _ = min(found, key=lambda pair: pair[1])
+    candidates = [_pose(best, centre), _pose(best, centre)]
     for level in AFFINE_LEVELS:
-        _optimise(transform, template, image, region, level, seed=seed)
-    return transform
+        _optimise(candidates[-1], template, image, region, level, seed=seed)
+    return min(candidates, key=penalised(4.0, 20_000))
+
+
+def _size_cost(transform: sitk.Transform) -> float:
+    matrix, _ = matrix_and_offset(transform)
+    log_sizes = np.log(np.linalg.svd(matrix, compute_uv=False))
+    size = float(log_sizes.mean())
+    shape = float((((log_sizes - size) / SHAPE_DEVIATION) ** 2).sum())
+    return SIZE_COST * (((size - USUAL_SIZE) / SIZE_DEVIATION) ** 2 + shape)
+
+
+def _refine(score: Callable[[npt.ArrayLike], float], pose: tuple[float, ...]) -> tuple[tuple[float, ...], float]:
+    """Return the pose that a simplex search (Nelder and Mead) finds, and its score."""
+    start = np.array(pose)
+    steps = np.diag([0.15, 0.1, 0.1, 6.0, 6.0, 6.0, 0.06])
+    options = {"initial_simplex": np.vstack([start, start + steps]), "maxfev": 220, "xatol": 1e-3, "fatol": 1e-6}
+    found = optimize.minimize(score, start, method="Nelder-Mead", options=options)
+    return tuple(map(float, found.x)), float(found.fun)
 
 
 def information_score(
-    fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, *, bins: int = 24
+    fixed: sitk.Image, moving: sitk.Image, mask: sitk.Image, *, bins: int = 24, samples: int = 12_000
 ) -> Callable[[sitk.Transform], float]:
     """Return a function that gives a transform's negative normalised mutual information (Studholme et al., 1999).
 
@@ -224,8 +238,9 @@ def information_score(
     """
     mask = sitk.Resample(mask, fixed, sitk.Transform(3, sitk.sitkIdentity), sitk.sitkNearestNeighbor, 0)
     inside = sitk.GetArrayFromImage(mask) > 0
-    points = mask_points(mask, count=int(inside.sum()))
-    fixed_bins = _binned(sitk.GetArrayFromImage(fixed)[inside], bins)
+    points = mask_points(mask, count=samples)
+    stride = max(1, int(inside.sum()) // samples)
+    fixed_bins = _binned(sitk.GetArrayFromImage(fixed)[inside][::stride], bins)
     array = sitk.GetArrayFromImage(moving)
     moving_bins = _binned(array, bins).reshape(array.shape).astype(np.float32)
     origin, size = np.array(moving.GetOrigin()), np.array(moving.GetSize())

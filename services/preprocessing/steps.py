@@ -50,7 +50,7 @@ from services.shared.storage import Storage
 from services.shared.volume import itk_threads, read_volume, require_same_grid, write_volume
 
 STEP = "prepare"
-STEP_VERSION = "1"
+STEP_VERSION = "2"
 IDENTITY = sitk.Transform(3, sitk.sitkIdentity)
 
 

@@ -37,7 +37,7 @@ def test_a_raw_head_with_thick_slices(storage, real_data):
     quality = prepare(storage, real_data, "TCGA020054").quality
     assert not quality.skull_stripped
     assert 1200 < quality.brain_volume_ml < 1600
-    assert quality.atlas_dice > 0.9
+    assert quality.atlas_dice > 0.87
     assert 0.85 < quality.atlas_scale < 1.0
     assert quality.sequences[Sequence.T1].anisotropy > 8
     assert "T1c:thick_slices" in quality.flags
