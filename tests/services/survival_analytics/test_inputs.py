@@ -51,7 +51,7 @@ def test_booleans_are_binary() -> None:
 
 
 def test_probabilities_outside_range_are_refused() -> None:
-    with pytest.raises(InvalidValue, match="1.2 in row 0"):
+    with pytest.raises(InvalidValue, match=r"1\.2 in row 0"):
         read_probability([1.2, 0.1], np.array([0, 1]), field="p", step="here")
 
 

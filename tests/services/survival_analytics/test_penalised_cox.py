@@ -46,7 +46,9 @@ def test_equals_scikit_survival(wide: tuple) -> None:
     y = np.array(list(zip(event.astype(bool), time, strict=True)), dtype=[("event", bool), ("time", float)])
     standardised = ((x - x.mean()) / x.to_numpy().std(axis=0)).to_numpy()
     path = fit_path(standardised, time, event=event, threshold=1e-14)
-    peer = CoxnetSurvivalAnalysis(l1_ratio=1.0, alphas=path.lambdas[1:15], tol=1e-12, max_iter=10**6).fit(standardised, y)
+    peer = CoxnetSurvivalAnalysis(l1_ratio=1.0, alphas=path.lambdas[1:15], tol=1e-12, max_iter=10**6).fit(
+        standardised, y
+    )
     assert path.coefficients[1:15] == pytest.approx(peer.coef_.T, abs=1e-6)
 
 
