@@ -45,20 +45,20 @@ class Effects:
     core_radius_log_sd: float = 0.15
     oedema_width_mm: dict[int, float] = field(default_factory=lambda: {2: 6.0, 3: 7.0, 4: 8.5})
     oedema_width_sd_mm: float = 2.0
-    rim_probability: dict[int, float] = field(default_factory=lambda: {2: 0.15, 3: 0.35, 4: 0.92})
+    rim_probability: dict[int, float] = field(default_factory=lambda: {2: 0.2, 3: 0.4, 4: 0.9})
     rim_thickness_mm: dict[int, float] = field(default_factory=lambda: {2: 4.0, 3: 4.25, 4: 5.0})
     rim_thickness_sd_mm: float = 0.7
     rim_thickness_high_risk_mm: float = -0.8
     rim_coverage: dict[int, float] = field(default_factory=lambda: {2: 0.5, 3: 0.6, 4: 0.95})
-    necrosis: dict[int, float] = field(default_factory=lambda: {2: 0.15, 3: 0.25, 4: 0.5})
+    necrosis: dict[int, float] = field(default_factory=lambda: {2: 0.15, 3: 0.25, 4: 0.4})
     necrosis_high_risk: float = 0.35
     necrosis_sd: float = 0.1
-    core_heterogeneity: dict[int, float] = field(default_factory=lambda: {2: 0.055, 3: 0.07, 4: 0.11})
+    core_heterogeneity: dict[int, float] = field(default_factory=lambda: {2: 0.06, 3: 0.07, 4: 0.1})
     core_heterogeneity_log_sd: float = 0.25
     core_heterogeneity_length_mm: float = 3.5
-    texture_length_mm: dict[str, float] = field(default_factory=lambda: {"WT": 2.3, "Mutant": 6.5})
+    texture_length_mm: dict[str, float] = field(default_factory=lambda: {"WT": 2.5, "Mutant": 6.0})
     texture_length_log_sd: float = 0.2
-    texture_amplitude: float = 0.115
+    texture_amplitude: float = 0.1
     high_risk_probability: dict[int, float] = field(default_factory=lambda: {2: 0.2, 3: 0.4, 4: 0.7})
     tumour_fa: dict[str, float] = field(default_factory=lambda: {"low": 0.5, "high": 0.2})
     tumour_md_um2_ms: dict[int, float] = field(default_factory=lambda: {2: 1.35, 3: 1.25, 4: 1.1})
