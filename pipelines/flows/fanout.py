@@ -6,7 +6,6 @@ services (their weights, their atlas) resident. Where a service has a URL, the t
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable
@@ -54,12 +53,9 @@ def case_runner() -> TaskRunner[PrefectFuture[BaseModel]]:
 
 
 @lru_cache(maxsize=1)
-def _pool() -> ProcessPoolExecutor:
-    workers = settings().workers
+def _pool(root: str, workers: int) -> ProcessPoolExecutor:  # noqa: ARG001 - workers read the root when they start
     bound_threads(max(1, (os.cpu_count() or 1) // workers))
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    atexit.register(pool.shutdown, cancel_futures=True)
-    return pool
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
 
 
 @lru_cache(maxsize=8)
@@ -88,7 +84,8 @@ def _is_transient(_: Task[..., object], __: TaskRun, state: State[object]) -> bo
 def _run_case(step: str, label: str, name: ServiceName, method: str, request: BaseModel) -> BaseModel:  # noqa: ARG001
     if settings().service_url(name) is not None or settings().runner == "thread":
         return _call(name, method, request)
-    return _pool().submit(_call, name, method, request).result()
+    pool = _pool(settings().storage_root, settings().workers)
+    return pool.submit(_call, name, method, request).result()
 
 
 def treat_cases(

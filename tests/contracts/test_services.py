@@ -123,14 +123,13 @@ def test_model_serving(both) -> None:
     )
     card = ModelCard(
         study="toy",
-        study_version="1",
         classes=("WT", "Mutant"),
         intended_use="A test.",
         metrics={"auc": Estimate(value=0.9, low=0.8, high=1.0)},
         training=TrainingData(
             patients=2, patients_by_class={"WT": 1, "Mutant": 1}, features_sha256="0" * 64, labels_sha256="1" * 64
         ),
-        parameters={},
+        code_version="1",
         packages={},
     )
     for root in (both.here, both.there):
