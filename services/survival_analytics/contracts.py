@@ -34,7 +34,8 @@ _CASES = [1, 1, 0, 1, 0, 0, 1, 1, 1, 0, 0, 0]
 def _example(inline: dict[str, list[float] | list[int] | list[str]], /, **fields: JsonValue) -> ConfigDict:
     columns: JsonDict = {name: [*values] for name, values in inline.items()}
     example: JsonDict = {"data": {"columns": columns}, **fields}
-    return ConfigDict(json_schema_extra={"examples": [example]})
+    # BentoML's OpenAPI schema knows the keyword example, not the newer examples.
+    return ConfigDict(json_schema_extra={"example": example})
 
 
 _FOLLOW: dict[str, list[float] | list[int] | list[str]] = {"months": _TIMES, "died": _EVENTS}

@@ -35,21 +35,9 @@ def _weighted_square(w, x):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, fastmath=FAST, nogil=True)
-def _subtract(residual, change, weighted):  # type: ignore[no-untyped-def]
-    for i in range(residual.shape[0]):
-        residual[i] -= change * weighted[i]
-
-
-@njit(cache=True, fastmath=FAST, nogil=True)
 def _subtract_weighted(residual, change, weight, x):  # type: ignore[no-untyped-def]
     for i in range(residual.shape[0]):
         residual[i] -= change * weight[i] * x[i]
-
-
-@njit(cache=True, fastmath=FAST, nogil=True)
-def _weigh(into, weight, x):  # type: ignore[no-untyped-def]
-    for i in range(x.shape[0]):
-        into[i] = weight[i] * x[i]
 
 
 @njit(cache=True, fastmath=FAST, nogil=True)
@@ -147,10 +135,6 @@ def cox_path(  # type: ignore[no-untyped-def]
     exp_eta = np.empty(n)
     weight = np.empty(n)
     residual = np.empty(n)
-    # Weighted rows of the covariates in the model, kept while the weights stand; later ones are weighted on the fly.
-    room = min(p, 2 * n + 64)
-    weighted = np.empty((room, n))
-    slot = np.full(p, room)
     null = _cox_derivatives(eta, mass, died, deaths, stop, first_used, MAX_EXPONENT, exp_eta, weight, residual)
     saturated = 0.0
     for b in range(deaths.shape[0]):
@@ -189,8 +173,6 @@ def cox_path(  # type: ignore[no-untyped-def]
                 return coefficients, fitted_lambda, explained, scale, done, -passes
             for a in range(n_active):
                 before[active[a]] = beta[active[a]]
-                if a < room:
-                    _weigh(weighted[a], weight, x[active[a]])
             for j in range(p):
                 if strong[j]:
                     curvature[j] = _weighted_square(weight, x[j])
@@ -209,14 +191,8 @@ def cox_path(  # type: ignore[no-untyped-def]
                         if not listed[j]:
                             listed[j] = True
                             active[n_active] = j
-                            if n_active < room:
-                                slot[j] = n_active
-                                _weigh(weighted[n_active], weight, x[j])
                             n_active += 1
-                        if slot[j] < room:
-                            _subtract(residual, change, weighted[slot[j]])
-                        else:
-                            _subtract_weighted(residual, change, weight, x[j])
+                        _subtract_weighted(residual, change, weight, x[j])
                 if largest < limit or passes > max_passes:
                     break
                 while True:
@@ -230,10 +206,7 @@ def cox_path(  # type: ignore[no-untyped-def]
                             change = new - beta[j]
                             beta[j] = new
                             largest = max(largest, curvature[j] * change * change)
-                            if a < room:
-                                _subtract(residual, change, weighted[a])
-                            else:
-                                _subtract_weighted(residual, change, weight, x[j])
+                            _subtract_weighted(residual, change, weight, x[j])
                     if largest < limit or passes > max_passes:
                         break
             _add_linear(eta, beta, before, active, n_active, x)

@@ -37,7 +37,7 @@ def test_there_are_endpoints_for_every_module() -> None:
 @pytest.mark.parametrize("picture", [False, True])
 def test_example_of_each_endpoint_works(storage: Storage, name: str, picture: bool) -> None:
     request = endpoints()[name]
-    example = request.model_json_schema()["examples"][0]
+    example = request.model_json_schema()["example"]
     result = getattr(SurvivalAnalytics(), name)(request.model_validate({**example, "picture": picture}))
     assert isinstance(result, AnalysisResult)
     assert result.figures or result.tables
