@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -85,3 +88,10 @@ def test_curve_falls_and_limits_enclose_it(rows: list[tuple[int, int]]) -> None:
         known = ~np.isnan(curve.lower)
         assert (curve.lower[known] <= curve.survival[known] + 1e-12).all()
         assert (curve.upper[known] >= curve.survival[known] - 1e-12).all()
+
+
+def test_import_stays_light() -> None:
+    code = "import sys, services.survival_analytics.kaplan_meier; print([m for m in HEAVY if m in sys.modules])"
+    heavy = ["numba", "sklearn", "lifelines", "matplotlib", "bentoml", "scipy.stats"]
+    out = subprocess.run([sys.executable, "-c", f"HEAVY = {heavy}\n{code}"], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
