@@ -1,6 +1,6 @@
 # gliaflow: `make help` lists what can be made.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench clean
+.PHONY: help setup demo results repro test lint format bench clean
 BIN := .venv/bin
 
 help: ## Show this list
@@ -11,6 +11,12 @@ setup: ## Install gliaflow and its pinned dependencies into .venv
 
 demo: setup ## Simulate a cohort and run the whole main job on it
 	@$(BIN)/gliaflow demo
+
+results: setup ## After the demo: run the real input too and write the figures into README.md
+	@$(BIN)/python -m tests.benchmarks results
+
+repro: setup ## Run the same stages through DVC; a second time nothing runs
+	@PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 test: setup ## Run every test
 	@$(BIN)/pytest -n 2 --dist loadgroup

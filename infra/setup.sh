@@ -31,7 +31,7 @@ PY
 
 echo "Installing into $venv (about 3 minutes, 3 GB) …"
 [ -x $venv/bin/python ] || "$python" -m venv $venv
-pip="$venv/bin/python -m pip install --disable-pip-version-check --no-input -q"
+pip="$venv/bin/python -m pip install --disable-pip-version-check --no-input -qq"
 $pip -r requirements/build.txt
 # pyradiomics' own build file asks for versions that no longer build: it is built with what is installed above
 $pip --no-deps --no-build-isolation pyradiomics==3.0.1
