@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from services.shared.cohort import read_cohort
 from services.shared.errors import GliaflowError
 from services.shared.settings import SERVICE_NAMES, quiet_libraries
 from services.shared.storage import open_storage
@@ -386,6 +385,7 @@ def demo(
     """Run the **whole main job** on a phantom cohort, then predict a new patient. About 10 minutes on 2 cores."""
     from pipelines.parameters import read_value
     from pipelines.studies import STUDY_NAMES
+    from services.shared.cohort import read_cohort
 
     started = time.monotonic()
     name = _cohort(None, params)
