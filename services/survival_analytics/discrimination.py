@@ -1,28 +1,28 @@
 """How well a score tells patients apart: concordance, ROC curves and their comparisons, in one namespace."""
 
+from services.survival_analytics.classification import Classification, Thresholds, best_threshold, classify
 from services.survival_analytics.concordance import (
     Concordance,
-    ConcordanceComparison,
-    PairwisePreference,
     SomersD,
     StrictConcordance,
-    compare_concordance,
-    compare_separation,
     concordance,
     somers_d,
     strict_concordance,
     truncated_concordance,
 )
+from services.survival_analytics.concordance_comparison import (
+    ConcordanceComparison,
+    PairwisePreference,
+    compare_concordance,
+    compare_separation,
+)
+from services.survival_analytics.conditional_roc import conditional_roc
 from services.survival_analytics.roc import (
     Auc,
     AucComparison,
     AucMatrix,
-    Classification,
     RocCurve,
-    Thresholds,
     auc,
-    best_threshold,
-    classify,
     compare_auc,
     compare_auc_matrix,
     compare_auc_unpaired,
@@ -33,7 +33,6 @@ from services.survival_analytics.time_dependent_roc import (
     TimeDependentAucComparison,
     TimeDependentRoc,
     compare_time_dependent_auc,
-    conditional_roc,
     time_dependent_auc,
     weighted_roc,
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import chdtrc, expit
 
-from services.survival_analytics.cox import CoxModel
+from services.survival_analytics.cox_model import CoxModel
 from services.survival_analytics.inputs import FloatArray, IntArray, read_classes, require_column
 from services.survival_analytics.logistic import LogisticModel
 from services.survival_analytics.roc import roc

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy.special import expit
 
 from services.shared.errors import InvalidTable, InvalidValue, TooFewCases
-from services.survival_analytics.cox import CoxModel
+from services.survival_analytics.cox_model import CoxModel
 from services.survival_analytics.inputs import FloatArray, read_columns, read_time_points
 from services.survival_analytics.logistic import LogisticModel
 from services.survival_analytics.risk_sets import evaluate_steps

@@ -22,7 +22,8 @@ from services.survival_analytics.contracts import (
     SurvivalReclassificationRequest,
     TimeDependentAucRequest,
 )
-from services.survival_analytics.cox import bootstrap_cox, check_proportional_hazards, fit_cox, screen_covariates
+from services.survival_analytics.cox import bootstrap_cox, check_proportional_hazards, fit_cox
+from services.survival_analytics.cox_screen import screen_covariates
 from services.survival_analytics.cutpoint import maximally_selected_rank, median_cutpoint, minimum_p, two_cuts
 from services.survival_analytics.discrimination import (
     compare_concordance,

@@ -11,7 +11,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import ArrayLike
 
 from services.shared.errors import InvalidValue
-from services.survival_analytics.cox import CoxModel, CoxScreen
+from services.survival_analytics.cox_model import CoxModel
+from services.survival_analytics.cox_screen import CoxScreen
 from services.survival_analytics.inputs import FloatArray
 from services.survival_analytics.logistic import LogisticModel
 from services.survival_analytics.plots.style import (

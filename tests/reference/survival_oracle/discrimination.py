@@ -7,25 +7,14 @@ import pandas as pd
 from scipy.special import ndtri
 
 from services.shared.errors import TooFewCases
-from services.survival_analytics.concordance import (
-    compare_concordance,
-    compare_separation,
-    concordance,
-    somers_d,
-    strict_concordance,
-    truncated_concordance,
-)
-from services.survival_analytics.roc import (
-    auc,
-    best_threshold,
-    compare_auc,
-    compare_auc_unpaired,
-    roc,
-)
+from services.survival_analytics.classification import best_threshold
+from services.survival_analytics.concordance import concordance, somers_d, strict_concordance, truncated_concordance
+from services.survival_analytics.concordance_comparison import compare_concordance, compare_separation
+from services.survival_analytics.conditional_roc import conditional_roc
+from services.survival_analytics.roc import auc, compare_auc, compare_auc_unpaired, roc
 from services.survival_analytics.time_dependent_roc import (
     TimeDependentAuc,
     compare_time_dependent_auc,
-    conditional_roc,
     time_dependent_auc,
     weighted_roc,
 )

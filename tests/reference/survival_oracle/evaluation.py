@@ -8,6 +8,7 @@ import pandas as pd
 from services.survival_analytics.agreement import intraclass_correlation
 from services.survival_analytics.calibration import calibrate, calibration_groups, hosmer_lemeshow
 from services.survival_analytics.cox import fit_cox
+from services.survival_analytics.discrimination_gain import survival_discrimination_gain
 from services.survival_analytics.hypothesis import (
     analysis_of_variance,
     chi_square,
@@ -32,12 +33,7 @@ from services.survival_analytics.net_benefit import (
     survival_decision_curves,
 )
 from services.survival_analytics.nomogram import Nomogram, build_nomogram
-from services.survival_analytics.reclassification import (
-    Improvement,
-    reclassify,
-    reclassify_survival,
-    survival_discrimination_gain,
-)
+from services.survival_analytics.reclassification import Improvement, reclassify, reclassify_survival
 from services.survival_analytics.survival_calibration import brier_scores, calibrate_survival
 from survival_oracle.case import Case
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from services.shared.errors import InvalidValue
-from services.survival_analytics.cox import CoxModel, check_proportional_hazards, cox_residuals, fit_cox
+from services.survival_analytics.cox import check_proportional_hazards, cox_residuals, fit_cox
+from services.survival_analytics.cox_model import CoxModel
 from services.survival_analytics.cutpoint import maximally_selected_rank, minimum_p, two_cuts
 from services.survival_analytics.inputs import format_level
 from services.survival_analytics.kaplan_meier import (

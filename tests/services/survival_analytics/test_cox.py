@@ -7,13 +7,7 @@ from lifelines import CoxPHFitter
 from scipy.optimize import minimize
 
 from services.shared.errors import InvalidTable, InvalidValue, TooFewCases
-from services.survival_analytics.cox import (
-    bootstrap_cox,
-    check_proportional_hazards,
-    cox_residuals,
-    fit_cox,
-    screen_covariates,
-)
+from services.survival_analytics.cox import bootstrap_cox, check_proportional_hazards, cox_residuals, fit_cox
 
 COVARIATES = ["age", "grade", "idh_mutant", "signature"]
 OUTCOME = {"time": "months", "event": "died"}
@@ -61,25 +55,6 @@ def test_shift_and_scale_of_a_covariate(patients: pd.DataFrame) -> None:
     moved = fit_cox(patients.assign(age=patients["age"] * 365.25 + 1e6), **OUTCOME, covariates=COVARIATES)
     assert moved.coefficients[0] * 365.25 == pytest.approx(model.coefficients[0], rel=1e-8)
     assert moved.log_likelihood == pytest.approx(model.log_likelihood, rel=1e-10)
-
-
-def test_predicted_survival_of_a_stratum_uses_its_baseline(patients: pd.DataFrame) -> None:
-    model = fit_cox(patients, **OUTCOME, covariates=["age"], strata="idh_mutant")
-    same_age = pd.DataFrame({"age": [50.0, 50.0], "idh_mutant": [0, 1]})
-    curves = model.predict_survival(same_age, [0.0, 24.0, 60.0])
-    assert curves.survival[0].tolist() == [1.0, 1.0]
-    assert (curves.survival[1:, 0] < curves.survival[1:, 1]).all()
-    assert ((curves.lower <= curves.survival) & (curves.survival <= curves.upper)).all()
-    with pytest.raises(InvalidValue, match="not seen"):
-        model.predict_survival(same_age.assign(idh_mutant=7), [12.0])
-
-
-def test_baseline_with_covariates_at_zero(patients: pd.DataFrame) -> None:
-    model = fit_cox(patients, **OUTCOME, covariates=["age", "signature"])
-    zero = pd.DataFrame({"age": [0.0], "signature": [0.0]})
-    hazard = model.baseline_hazard()
-    survival = model.predict_survival(zero, hazard.time).survival[:, 0]
-    assert -np.log(survival) == pytest.approx(hazard.cumulative_hazard, rel=1e-9)
 
 
 def test_residuals_add_up(tied_patients: pd.DataFrame) -> None:
@@ -139,14 +114,6 @@ def test_bad_covariates(patients: pd.DataFrame, change: dict, covariates: list[s
 def test_no_events(patients: pd.DataFrame) -> None:
     with pytest.raises(TooFewCases):
         fit_cox(patients.assign(died=0), **OUTCOME, covariates=["age"])
-
-
-def test_screen_keeps_what_cannot_be_fitted(patients: pd.DataFrame) -> None:
-    frame = patients.assign(flat=1.0)
-    screen = screen_covariates(frame, **OUTCOME, covariates=["age", "flat"])
-    assert screen.coefficients[0] == pytest.approx(fit_cox(frame, **OUTCOME, covariates=["age"]).coefficients[0])
-    assert np.isnan(screen.coefficients[1])
-    assert screen.notices[0].name == "not_fitted"
 
 
 def test_bootstrap_repeats_with_its_seed_and_centres_on_the_fit(patients: pd.DataFrame) -> None:

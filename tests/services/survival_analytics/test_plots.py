@@ -8,7 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from services.shared.errors import InvalidValue
-from services.survival_analytics.cox import fit_cox, screen_covariates
+from services.survival_analytics.cox import fit_cox
+from services.survival_analytics.cox_screen import screen_covariates
 from services.survival_analytics.gallery import draw_figures, write_gallery
 from services.survival_analytics.plots import plot_forest, plot_scores, render_png, render_svg
 

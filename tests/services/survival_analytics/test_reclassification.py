@@ -4,12 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from services.shared.errors import InvalidValue, TooFewCases
-from services.survival_analytics.reclassification import (
-    reclassify,
-    reclassify_survival,
-    survival_discrimination_gain,
-)
+from services.shared.errors import InvalidValue
+from services.survival_analytics.reclassification import reclassify, reclassify_survival
 
 
 def test_categories_by_hand() -> None:
@@ -64,16 +60,6 @@ def test_bootstrap_limits_repeat_and_enclose(patients: pd.DataFrame) -> None:
     assert a.lower.tolist() == b.lower.tolist()
     assert (a.lower <= a.estimates).all()
     assert (a.estimates <= a.upper).all()
-
-
-def test_gain_of_an_informative_covariate(patients: pd.DataFrame) -> None:
-    gain = survival_discrimination_gain(
-        patients, "months", event="died", old=["age"], new=["age", "signature", "grade"], at=24.0
-    )
-    assert gain.idi > 0.05
-    assert gain.half_nri > 0
-    with pytest.raises(TooFewCases):
-        survival_discrimination_gain(patients, "months", event="died", old=["age"], new=["grade"], at=1e4)
 
 
 @pytest.mark.parametrize("cuts", [[], [0.5, 0.2], [0.0, 0.5], [1.0]])

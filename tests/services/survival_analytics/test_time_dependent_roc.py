@@ -6,13 +6,9 @@ import pytest
 from sksurv.metrics import cumulative_dynamic_auc
 
 from services.shared.errors import InvalidValue, TooFewCases
+from services.survival_analytics.conditional_roc import conditional_roc
 from services.survival_analytics.roc import auc
-from services.survival_analytics.time_dependent_roc import (
-    compare_time_dependent_auc,
-    conditional_roc,
-    time_dependent_auc,
-    weighted_roc,
-)
+from services.survival_analytics.time_dependent_roc import compare_time_dependent_auc, time_dependent_auc, weighted_roc
 
 
 def test_without_censoring_it_is_the_plain_auc(patients: pd.DataFrame) -> None:
@@ -61,13 +57,6 @@ def test_curve_encloses_the_area(patients: pd.DataFrame) -> None:
     assert curve.area == pytest.approx(area, rel=1e-12)
     assert (np.diff(curve.sensitivity) >= -1e-12).all()
     assert curve.sensitivity[-1] == pytest.approx(1)
-
-
-def test_conditional_estimates_are_close(patients: pd.DataFrame) -> None:
-    time, event, score = patients["months"], patients["died"], patients["signature"]
-    area = time_dependent_auc(time, event, score=score, times=24.0).estimate[0]
-    for method in ("km", "nearest-neighbour"):
-        assert conditional_roc(time, event, score=score, at=24.0, method=method).area == pytest.approx(area, abs=0.08)
 
 
 def test_comparison_of_correlated_scores(patients: pd.DataFrame) -> None:
