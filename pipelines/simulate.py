@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 
 import numpy as np
 import pandas as pd
@@ -20,6 +17,7 @@ from pipelines.phantom.effects import EFFECTS, Stream, random_stream
 from pipelines.phantom.expression import draw_expression
 from pipelines.phantom.scanner import acquire, acquire_diffusion, plan_acquisitions, tissue_signals
 from pipelines.phantom.tumour import draw_tumour_plan, place_tumour
+from pipelines.workers import start_workers
 from services.shared.cohort import CaseKeys, Cohort, Sequence, read_cohort, write_participants
 from services.shared.contracts import CaseRef
 from services.shared.errors import InvalidValue, NotFound
@@ -219,8 +217,7 @@ def _each_case(
         for index in indices:
             yield write_case(storage, name, index, seed=seed, voxel_mm=voxel_mm)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
+    with start_workers(workers) as pool:
         jobs = [pool.submit(write_case, storage, name, i, seed=seed, voxel_mm=voxel_mm) for i in indices]
         try:
             for job in as_completed(jobs):
@@ -228,18 +225,6 @@ def _each_case(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _end_with_parent() -> None:
-    """End this worker as soon as its parent is gone, so that an interrupted run leaves nobody writing."""
-    parent = multiprocessing.parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def write_case(storage: Storage, name: str, index: int, *, seed: int, voxel_mm: float) -> int:

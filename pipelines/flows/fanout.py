@@ -6,7 +6,6 @@ services (their weights, their atlas) resident. Where a service has a URL, the t
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.clients import connect
 from pipelines.ledger import Step, update_quarantine
+from pipelines.workers import start_workers
 from services.shared.contracts import CaseRef
 from services.shared.errors import GliaflowError, Problem, ServiceFault, Unavailable
 from services.shared.settings import ServiceName, bound_threads, settings
@@ -55,7 +55,7 @@ def case_runner() -> TaskRunner[PrefectFuture[BaseModel]]:
 @lru_cache(maxsize=1)
 def _pool(root: str, workers: int) -> ProcessPoolExecutor:  # noqa: ARG001 - workers read the root when they start
     bound_threads(max(1, (os.cpu_count() or 1) // workers))
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    return start_workers(workers)
 
 
 @lru_cache(maxsize=8)
