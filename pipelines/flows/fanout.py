@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from typing import cast
 
@@ -81,11 +82,21 @@ def _is_transient(_: Task[..., object], __: TaskRun, state: State[object]) -> bo
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def _run_case(step: str, label: str, name: ServiceName, method: str, request: BaseModel) -> BaseModel:  # noqa: ARG001
+def _run_case(step: str, label: str, name: ServiceName, method: str, request: BaseModel) -> BaseModel:
     if settings().service_url(name) is not None or settings().runner == "thread":
         return _call(name, method, request)
     pool = _pool(settings().storage_root, settings().workers)
-    return pool.submit(_call, name, method, request).result()
+    try:
+        return pool.submit(_call, name, method, request).result()
+    except BrokenProcessPool as error:
+        _pool.cache_clear()
+        raise Unavailable(
+            "a worker process was ended from outside",
+            case=label,
+            step=step,
+            got="out of memory, most likely",
+            remedy="the case is tried again; lower GLIAFLOW_WORKERS if it recurs",
+        ) from error
 
 
 def treat_cases(

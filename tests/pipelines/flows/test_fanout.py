@@ -1,16 +1,21 @@
 """The fan-out over a real service: segmentation by expert masks on small prepared volumes."""
 
+import os
+import signal
+
 import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
 
+from pipelines.flows import fanout
 from pipelines.flows.segment import segment_cohort
 from pipelines.ledger import read_quarantine, update_quarantine, usable_cases
 from services.segmentation.contracts import SegmentParameters
 from services.shared.cohort import SEQUENCES, CaseKeys, Region, read_cohort, write_participants
 from services.shared.contracts import CaseRef
 from services.shared.errors import MissingSequence
+from services.shared.settings import settings
 from services.shared.storage import Storage
 from services.shared.volume import write_volume
 
@@ -79,3 +84,14 @@ def test_mended_case_leaves_the_quarantine(storage: Storage, cohort: list[CaseRe
 def test_case_quarantined_earlier_is_left_out(storage: Storage, cohort: list[CaseRef]) -> None:
     update_quarantine(storage, "prepare", {cohort[0]: MissingSequence("lacks one").to_problem()})
     assert [outcome.case.id for outcome in segment_cohort("c", EXPERT)] == ["b", "c"]
+
+
+def test_killed_worker_costs_no_case(storage: Storage, cohort: list[CaseRef], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIAFLOW_RUNNER", "process")
+    monkeypatch.setenv("GLIAFLOW_WORKERS", "1")
+    settings.cache_clear()
+    pool = fanout._pool(settings().storage_root, 1)
+    os.kill(pool.submit(os.getpid).result(), signal.SIGKILL)
+    outcomes = segment_cohort("c", EXPERT, only=["a", "c"])
+    assert [outcome.problem for outcome in outcomes] == [None, None]
+    fanout._pool.cache_clear()
