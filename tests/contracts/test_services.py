@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from pipelines.clients import RemoteService, service_class
+from pipelines.clients import RemoteService, endpoint_contracts, service_class
 from services.feature_store.contracts import (
     EntityRow,
     ExtractParameters,
@@ -142,6 +142,17 @@ def test_model_serving(both) -> None:
     assert found.probability == pytest.approx(1 / (1 + np.exp(-(0.25 + 0.5 + 0.5))))
     assert found.imputed == ("b",)
     assert isinstance(both.fail("model_serving", "predict", PredictRequest(model="none", features={})), NotFound)
+
+
+def test_survival_analytics_by_the_examples_of_its_documentation(both) -> None:
+    contracts = endpoint_contracts(service_class("survival_analytics"))
+    for name, (request, _) in contracts.items():
+        example = request.model_json_schema()["example"]
+        both.call("survival_analytics", name, request.model_validate(example))
+    request, _ = contracts["fit_cox"]
+    example = request.model_json_schema()["example"]
+    example["data"]["columns"][example["time"]][0] = -1.0
+    assert "-1" in str(both.fail("survival_analytics", "fit_cox", request.model_validate(example)))
 
 
 @pytest.mark.parametrize("name", SERVICE_NAMES)
