@@ -27,9 +27,8 @@ from services.shared.cohort import CaseKeys, read_cohort
 from services.shared.contracts import CaseRef
 from services.shared.settings import quiet_libraries, settings
 from services.shared.storage import Storage, open_storage
+from tests.benchmarks.page import README, write_section
 
-README = Path("README.md")
-BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
 DEMO = "phantom"
 EXPERT = SegmentParameters(source="expert")
 Answer = TypeVar("Answer")
@@ -124,11 +123,9 @@ def main() -> None:
         lines += study_rows(storage, "bakas", "TCGA, published radiomics")
         notes.append(f"The study of 167 TCGA patients (724 published features each) took {seconds:.0f} s.")
         notes += real_cases(storage, data)
-    block = "\n".join([BEGIN, "", *lines, "", *(f"- {note}" for note in notes), "", END])
-    text = README.read_text()
-    start, stop = text.index(BEGIN), text.index(END) + len(END)
-    README.write_text(text[:start] + block + text[stop:])
-    print(block)
+    lines += ["", *(f"- {note}" for note in notes)]
+    write_section(README, "results", lines)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

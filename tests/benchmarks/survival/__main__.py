@@ -1,4 +1,4 @@
-"""Times survival analytics and its peers on the same data in the same run and writes docs/benchmarks-survival.md."""
+"""Times survival analytics and its peers in one run; writes them into docs/benchmarks.md and README.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import tracemalloc
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,8 +23,8 @@ from services.survival_analytics.kaplan_meier import estimate_survival
 from services.survival_analytics.penalised_cox import cross_validate, fit_path
 from services.survival_analytics.roc import auc
 from services.survival_analytics.time_dependent_roc import time_dependent_auc
+from tests.benchmarks.page import BENCHMARKS, README, write_section
 
-PAGE = Path(__file__).parents[3] / "docs" / "benchmarks-survival.md"
 COLD = """
 import time, numpy as np
 start = time.perf_counter()
@@ -281,20 +280,9 @@ def seconds(value: float) -> str:
     return f"{1000 * value:.1f} ms" if value < 0.1 else f"{value:.2f} s"
 
 
-def write_page(rows: list[Row]) -> str:
-    versions = f"Python {platform.python_version()}, numpy {np.__version__}"
-    machine = f"{versions}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the end."
+def table(rows: list[Row]) -> list[str]:
     lines = [
-        "# Speed of survival analytics",
-        "",
-        "Written by `python -m tests.benchmarks.survival`: every peer was timed in the same run on the same data.",
-        "Shortest of several runs; compiled code was compiled before. R was not run: its figures are quoted from",
-        "earlier measurements on other data of the same shape. CPU counts all threads; on a shared machine it says",
-        "more than wall time.",
-        "",
-        machine,
-        "",
-        "| task | limit | wall | CPU | peers, wall (how many times ours) | quoted |",
+        "| task | goal | wall | CPU | peers, wall (how many times ours) | quoted |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
@@ -302,18 +290,29 @@ def write_page(rows: list[Row]) -> str:
         lines.append(
             f"| {row.task} | {row.limit} | {seconds(row.wall)} | {seconds(row.cpu)} | {peers} | {row.quoted} |"
         )
-    lines += ["", "## Compilation", "", "First call in a new process, imports included.", ""]
+    return lines
+
+
+def page(rows: list[Row]) -> list[str]:
+    versions = f"Python {platform.python_version()}, numpy {np.__version__}"
+    lines = [
+        "Shortest of several runs; compiled code was compiled before. R was not run: its figures are quoted from",
+        "earlier measurements on other data of the same shape. CPU counts all threads; on a shared machine it says",
+        "more than wall time.",
+        "",
+        f"{versions}, {os.cpu_count()} processors, load {os.getloadavg()[0]:.1f} at the end.",
+        "",
+        *table(rows),
+    ]
+    lines += ["", "Compilation: first call in a new process, imports included.", ""]
     lines += ["| call | seconds |", "| --- | --- |"]
     lines += [f"| {name} | {value:.1f} |" for name, value in compile_seconds().items()]
     lines += [
         "",
-        "## Memory",
-        "",
-        "Peak of what Python and numpy allocate, MB: ten times the patients, ten times the memory.",
+        "Memory: peak of what Python and numpy allocate, MB. Ten times the patients, ten times the memory.",
         "",
     ]
-    lines += ["| call | n = 20,000 | n = 200,000 | ratio |", "| --- | --- | --- | --- |", *memory_lines()]
-    return "\n".join(lines) + "\n"
+    return [*lines, "| call | n = 20,000 | n = 200,000 | ratio |", "| --- | --- | --- | --- |", *memory_lines()]
 
 
 def main() -> None:
@@ -332,7 +331,8 @@ def main() -> None:
             flush=True,
         )
     if not chosen:
-        PAGE.write_text(write_page(rows), encoding="utf-8")
+        write_section(BENCHMARKS, "survival", page(rows))
+        write_section(README, "speed", table(rows))
 
 
 if __name__ == "__main__":
