@@ -18,12 +18,11 @@ from pipelines.modelling.study import Progress, StudyParameters
 from pipelines.modelling.tables import read_feature_table
 from pipelines.studies import Study, study
 from services.feature_store.contracts import EntityRow, HistoricalRequest
+from services.feature_store.tables import scan_timestamps
 from services.model_serving.contracts import RegisterRequest, RegisterResult
 from services.shared.cohort import read_cohort
 from services.shared.errors import TooFewCases
 from services.shared.storage import Storage, open_storage
-
-_NO_DATE = pd.Timestamp("1970-01-01", tz="UTC")
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,8 @@ def features_of_store(storage: Storage, cohort: str, name: str, module: Study) -
     cases = [case.id for case in usable_cases(storage, members, steps=STEPS)]
     if not cases:
         raise TooFewCases("no case has features", case=cohort, step=name, remedy="run 'gliaflow extract' first")
-    clinic = members.participants.set_index(members.participants["participant_id"].str.removeprefix("sub-"))
-    dates = pd.to_datetime(clinic["scan_date"], utc=True) if "scan_date" in clinic else pd.Series(dtype=object)
-    rows = tuple(EntityRow(case_id=case, event_timestamp=(dates.get(case, _NO_DATE)).to_pydatetime()) for case in cases)
+    moments = scan_timestamps(members)
+    rows = tuple(EntityRow(case_id=case, event_timestamp=moments[case].to_pydatetime()) for case in cases)
     wanted = HistoricalRequest(cohort=cohort, rows=rows, names=(f"radiomics_{name}",))
     answer = connect("feature_store").historical_features(wanted)
     table = pd.DataFrame([row.features for row in answer.rows], index=pd.Index(cases, name="case_id"), dtype=float)

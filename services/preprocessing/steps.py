@@ -30,8 +30,9 @@ from services.preprocessing.intensity import (
     white_stripe_voxels,
     z_score,
 )
-from services.preprocessing.orientation import anisotropy, coarsen, orient, resampled_grid, smooth_for
+from services.preprocessing.orientation import anisotropy, coarsen, resampled_grid, smooth_for
 from services.preprocessing.quality import agreement, dice, find_flags, signal_to_noise
+from services.preprocessing.reading import read_expert, read_sequence
 from services.preprocessing.registration import (
     compose,
     dilate,
@@ -41,13 +42,13 @@ from services.preprocessing.registration import (
     register_rigid,
     register_to_template,
 )
-from services.shared.cohort import SEQUENCES, CaseKeys, Sequence, normalise_labels, require_sequences
+from services.shared.cohort import SEQUENCES, CaseKeys, Sequence, require_sequences
 from services.shared.contracts import CaseRef
 from services.shared.errors import GliaflowError, InvalidMask, InvalidVolume
 from services.shared.manifest import Manifest, run_step
 from services.shared.settings import settings
 from services.shared.storage import Storage
-from services.shared.volume import itk_threads, read_volume, require_same_grid, write_volume
+from services.shared.volume import itk_threads, read_volume, write_volume
 
 STEP = "prepare"
 STEP_VERSION = "2"
@@ -190,8 +191,8 @@ def _compute(storage: Storage, keys: CaseKeys, parameters: PrepareParameters, at
 
 
 def _prepare(storage: Storage, keys: CaseKeys, parameters: PrepareParameters, atlas: Atlas) -> list[str]:
-    raw = {sequence: _read(storage, keys, sequence) for sequence in SEQUENCES}
-    expert = _read_expert(storage, keys) if storage.exists(keys.raw_segmentation) else None
+    raw = {sequence: read_sequence(storage, keys, sequence) for sequence in SEQUENCES}
+    expert = read_expert(storage, keys) if storage.exists(keys.raw_segmentation) else None
     stripped = is_skull_stripped(raw[Sequence.T1C])
     corrected = {s: _correct(image, parameters, stripped=stripped) for s, image in raw.items()}
     images = {sequence: c.image for sequence, c in corrected.items()}
@@ -224,49 +225,6 @@ def _prepare(storage: Storage, keys: CaseKeys, parameters: PrepareParameters, at
         _write(storage, keys.preprocessed_segmentation, sitk.GetArrayFromImage(carried), atlas.grid, written)
     storage.write_text(keys.quality, quality.model_dump_json(indent=2) + "\n")
     return [*written, keys.quality]
-
-
-def _read(storage: Storage, keys: CaseKeys, sequence: Sequence) -> sitk.Image:
-    key = keys.raw_image(sequence)
-    image = orient(read_volume(storage, key))
-    values = sitk.GetArrayFromImage(image)
-    if values.min() == values.max():
-        raise InvalidVolume(
-            "the volume has one intensity throughout",
-            field=key,
-            expected="an image of a head",
-            got=f"{values.min():g} everywhere",
-            remedy="export the series again",
-        )
-    return image - float(values.min()) if values.min() < 0 and (values == 0).mean() < 0.1 else image
-
-
-def _read_expert(storage: Storage, keys: CaseKeys) -> sitk.Image:
-    key = keys.raw_segmentation
-    mask = read_volume(storage, key)
-    require_same_grid(mask, read_volume(storage, keys.raw_image(Sequence.T1C)), name=key, reference_name="T1c")
-    values = sitk.GetArrayFromImage(mask)
-    whole = np.rint(values)
-    if np.abs(values - whole).max() > 1e-3:
-        raise InvalidMask(
-            "the segmentation holds values that are not whole", field=key, expected="0, 1, 2, 4", got="fractions"
-        )
-    try:
-        labels = normalise_labels(whole.astype(np.int64))
-    except InvalidMask as error:
-        error.field = error.field or key
-        raise
-    if not labels.any():
-        raise InvalidMask(
-            "the segmentation is empty",
-            field=key,
-            expected="at least one voxel of tumour",
-            got="background only",
-            remedy="remove the file to let the network segment the case, or draw the tumour",
-        )
-    image = sitk.GetImageFromArray(labels)
-    image.CopyInformation(mask)
-    return orient(image)
 
 
 def _correct(image: sitk.Image, parameters: PrepareParameters, *, stripped: bool) -> Corrected:

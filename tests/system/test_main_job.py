@@ -12,7 +12,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from pipelines.cli import EXIT_QUARANTINED, app
+from pipelines.flows.study import features_of_store
 from pipelines.simulate import SimulateParameters, extend_cohort, simulate_cohort
+from pipelines.studies import study
 from services.shared.cohort import CaseKeys, Sequence, participants_key
 from services.shared.contracts import CaseRef
 from services.shared.settings import settings
@@ -56,17 +58,17 @@ def metrics(folder: Path, study: str) -> dict[str, float]:
     return json.loads((folder / "workspace" / "studies" / "phantom" / study / "metrics.json").read_text())
 
 
-@pytest.mark.parametrize("study", ["grading", "atrx"])
-def test_planted_effect_is_recovered_and_shuffled_labels_are_not(root: Path, study: str) -> None:
-    run(root, "study", study)
-    found = metrics(root, study)
+@pytest.mark.parametrize("name", ["grading", "atrx"])
+def test_planted_effect_is_recovered_and_shuffled_labels_are_not(root: Path, name: str) -> None:
+    run(root, "study", name)
+    found = metrics(root, name)
     assert found["patients"] == 40
     assert found["auc_low"] > 0.5, found
     assert found["permuted_auc_low"] < 0.5 < found["permuted_auc_high"]
 
 
-@pytest.mark.parametrize("study", ["grading", "atrx"])
-def test_null_phantom_yields_nothing(root: Path, study: str) -> None:
+@pytest.mark.parametrize("name", ["grading", "atrx"])
+def test_null_phantom_yields_nothing(root: Path, name: str) -> None:
     """The null phantom has the same images as the planted one; only what is said of the patients differs."""
     storage = Storage(root / "workspace")
     parameters = SimulateParameters(cases=40, segmentation_cases=0, voxel_mm=5.0)
@@ -76,13 +78,13 @@ def test_null_phantom_yields_nothing(root: Path, study: str) -> None:
     run(
         root,
         "study",
-        study,
+        name,
         "--cohort",
         "null",
         "--features",
         str(root / "workspace" / "features" / "phantom" / "radiomics.parquet"),
     )
-    found = json.loads(storage.read_text(f"studies/null/{study}/metrics.json"))
+    found = json.loads(storage.read_text(f"studies/null/{name}/metrics.json"))
     assert found["auc_low"] < 0.5 < found["auc_high"], found
 
 
@@ -93,6 +95,23 @@ def test_report_and_prediction_come_of_it(root: Path) -> None:
     answer = run(root, "predict", "sub-phantom0001").stdout
     assert "with probability" in answer
     assert "Effect (" in answer
+
+
+def test_cohort_without_scan_dates_has_its_features_too(root: Path) -> None:
+    storage = Storage(root / "workspace")
+    key = participants_key("phantom")
+    dated = storage.read_text(key)
+    with storage.local(key) as path:
+        frame = pd.read_csv(path, sep="\t").drop(columns="scan_date")
+    storage.write_text(key, frame.to_csv(sep="\t", index=False))
+    try:
+        run(root, "extract")
+        given = features_of_store(storage, "phantom", "grading", study("grading"))
+    finally:
+        storage.write_text(key, dated)
+    run(root, "extract")
+    assert given.features.shape[0] == 40
+    assert given.features["T1c_WT_original_firstorder_Entropy"].notna().all()
 
 
 def test_second_run_does_nothing_and_one_more_case_costs_one_case(root: Path) -> None:
