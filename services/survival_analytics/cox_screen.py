@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from services.shared.errors import GliaflowError
-from services.survival_analytics.cox import fit_cox
+from services.survival_analytics.cox_fit import fit_cox
 from services.survival_analytics.cox_likelihood import (
     Ties,
 )
