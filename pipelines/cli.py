@@ -28,16 +28,23 @@ if TYPE_CHECKING:
 EXIT_QUARANTINED = 3
 _STEPS_HELP = """From raw glioma MRI to fitted, evaluated, served and reported models.
 
-The steps, in order, each of which `dvc repro` also runs:
+Steps in order (`dvc repro` runs the same):
 
-  simulate | import   →  raw/COHORT            images, clinical table, expression
-  prepare             →  derivatives/preprocessed   aligned, bias-corrected, skull-stripped, normalised
-  train               →  models/segmentation   the segmentation network
-  segment             →  derivatives/segmentation   tumour core, whole tumour, enhancing tumour, oedema
-  extract             →  features/COHORT       radiomic features, registered in the feature store
-  study NAME          →  studies/COHORT/NAME   nested cross-validation, metrics, deployable model
-  report              →  reports/COHORT/report.html
-  predict CASE        →  one patient's prediction through the serving API
+1. **simulate** or **import** → raw/COHORT: images, clinical table, expression
+
+2. **prepare** → derivatives/preprocessed/COHORT: aligned, bias-corrected, skull-stripped, normalised
+
+3. **train** → models/segmentation: the segmentation network
+
+4. **segment** → derivatives/segmentation/COHORT: tumour core, whole tumour, enhancing tumour, oedema
+
+5. **extract** → features/COHORT: radiomic features, registered in the feature store
+
+6. **study** NAME → studies/COHORT/NAME: nested cross-validation, figures, deployable model
+
+7. **report** → reports/COHORT/report.html
+
+8. **predict** CASE: one patient's prediction through the serving API
 
 Everything lives below GLIAFLOW_STORAGE_ROOT (default: ./workspace). Start with `gliaflow demo`.
 """

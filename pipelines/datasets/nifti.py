@@ -29,6 +29,7 @@ _SUFFIXES: dict[str, str] = {
     **dict.fromkeys(("flair", "t2f", "fla", "t2flair"), Sequence.FLAIR.value),
     **dict.fromkeys(("seg", "dseg", "segmentation"), SEGMENTATION),
 }
+_QUALIFIERS = frozenset({"bet", "brain", "stripped", "preproc", "n4", "raw", "native"})
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def sequence_of(file_name: str) -> str | None:
     """
     stem = re.sub(r"\.nii(\.gz)?$", "", file_name, flags=re.IGNORECASE).lower()
     parts = re.split(r"[_\-. ]+", stem)
+    while len(parts) > 1 and parts[-1] in _QUALIFIERS:
+        parts.pop()
     return _SUFFIXES.get("_".join(parts[-2:])) or _SUFFIXES.get(parts[-1])
 
 

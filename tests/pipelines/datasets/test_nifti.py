@@ -33,6 +33,7 @@ def release(folder: Path, case: str, *names: str) -> Path:
         ("BraTS-GLI-00000-000-seg.nii.gz", "segmentation"),
         ("TCGA-02-0054_FLAIR.nii.gz", "FLAIR"),
         ("sub-01_ce-gadolinium_T1w.nii.gz", "T1c"),
+        ("TCGA-DU-7294_t1c_bet.nii.gz", "T1c"),
         ("sub-01_T1w.nii", "T1w"),
         ("notes.nii.gz", None),
     ],
