@@ -8,8 +8,7 @@ What parts from DESeq2 here:
 
 - with three or fewer residual degrees of freedom DESeq2 finds the prior's width by simulation, this by quadrature;
 - a gene whose dispersion is all but zero ends there or nearby by chance of rounding, in DESeq2 too; under a local
-  trend, which is not robust, one such gene shifts the standard errors of others by up to a few percent;
-- there is no likelihood ratio test and no variance-stabilised table.
+  trend, which is not robust, one such gene shifts the standard errors of others by up to a few percent.
 """
 
 from __future__ import annotations
@@ -20,11 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy import stats
+from scipy.interpolate import CubicSpline
 
 from pipelines.genomics.dispersion import DispersionTrend, Trend, fit_trend, gene_wise, shrink
 from pipelines.genomics.expression import FloatArray, check_counts
 from pipelines.genomics.lowess import fit_lowess
-from pipelines.genomics.negative_binomial import Regression, fit_coefficients
+from pipelines.genomics.negative_binomial import Regression, fit_coefficients, log_likelihood
 from services.shared.errors import IdMismatch, InvalidTable, TooFewCases
 from services.survival_analytics.multiplicity import adjust_p_values
 
@@ -47,8 +47,10 @@ class CountComparison:
     log_fold_change, standard_error, statistic, p
         Log2 fold change, its error, Wald statistic and two-sided p; NaN where all counts are zero, and p also where a
         count is an outlier by Cook's distance.
+    likelihood_ratio, likelihood_ratio_p
+        Twice the log likelihood that the coefficient adds, and its chi-square p.
     fdr
-        Benjamini-Hochberg after independent filtering by base mean; NaN where filtered out.
+        Benjamini-Hochberg of ``p`` after independent filtering by base mean; NaN where filtered out.
     dispersion
         Final dispersion.
     size_factors
@@ -67,6 +69,8 @@ class CountComparison:
     standard_error: FloatArray
     statistic: FloatArray
     p: FloatArray
+    likelihood_ratio: FloatArray
+    likelihood_ratio_p: FloatArray
     fdr: FloatArray
     dispersion: FloatArray
     size_factors: pd.Series
@@ -76,7 +80,10 @@ class CountComparison:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row a gene, in the table's order."""
-        names = ("base_mean", "log_fold_change", "standard_error", "statistic", "p", "fdr", "dispersion")
+        names = (
+            "base_mean", "log_fold_change", "standard_error", "statistic", "p", "likelihood_ratio",
+            "likelihood_ratio_p", "fdr", "dispersion",
+        )  # fmt: skip
         return pd.DataFrame({name: getattr(self, name) for name in names}, index=pd.Index(self.genes, name="gene"))
 
     def select(self, *, fdr: float = 0.25, log_fold_change: float = 0.1) -> tuple[str, ...]:
@@ -168,13 +175,16 @@ def compare_counts(
     emptied = final.sum(axis=1) == 0
     effect, error, statistic = (np.where(emptied, np.nan, values) for values in (effect, error, statistic))
     p = 2 * stats.norm.sf(np.abs(statistic))
+    full_mu = size * np.exp(coefficients @ x.T)
+    ratio = _likelihood_ratio(final, full_mu, np.delete(x, tested, axis=1), size, dispersion)
+    ratio_p = np.where(np.isnan(statistic), np.nan, stats.chi2.sf(ratio, 1))
     base_mean = np.zeros(len(reads))
     base_mean[present] = (final / size).mean(axis=1)
     if filters:
         outlier = worst > limit
         if terms == 2 and len(np.unique(x, axis=0)) == 2:
             outlier &= ~_exceeded(y, distance)
-        p = np.where(outlier, np.nan, p)
+        p, ratio_p = np.where(outlier, np.nan, p), np.where(outlier, np.nan, ratio_p)
     p_all = _among(p, present)
     return CountComparison(
         genes=tuple(counts.columns.astype(str)),
@@ -183,6 +193,8 @@ def compare_counts(
         standard_error=_among(error, present),
         statistic=_among(statistic, present),
         p=p_all,
+        likelihood_ratio=_among(ratio, present),
+        likelihood_ratio_p=_among(ratio_p, present),
         fdr=_filtered_fdr(p_all, base_mean, alpha) if filters else _fdr(p_all),
         dispersion=_among(dispersion, present),
         size_factors=factors,
@@ -190,6 +202,49 @@ def compare_counts(
         replaced=tuple(counts.columns.astype(str)[present][replaced]),
         coefficient=coefficient,
     )
+
+
+def variance_stabilised(counts: pd.DataFrame) -> pd.DataFrame:
+    """Return counts on a log2-like scale on which the variance hardly depends on the mean, blind to any group.
+
+    R: ``varianceStabilizingTransformation(blind = TRUE)``; for large counts the values near log2 of normalised counts.
+    """
+    reads = check_counts(counts).astype(np.float64).T
+    size = size_factors(counts).to_numpy()
+    y = reads[reads.sum(axis=1) > 0]
+    own, _ = gene_wise(y, np.ones((len(size), 1)), size)
+    trend = fit_trend((y / size).mean(axis=1), own, df=len(size) - 1)
+    normalised = reads / size
+    if trend.parametric is not None:
+        asymptote, extra = trend.parametric
+        q = normalised
+        root = np.sqrt(asymptote * q * (1 + extra + asymptote * q))
+        values = np.log2((1 + extra + 2 * asymptote * q + 2 * root) / (4 * asymptote))
+    else:
+        values = _integrated(normalised, trend, size)
+    return pd.DataFrame(values.T, index=counts.index, columns=counts.columns)
+
+
+def _integrated(normalised: FloatArray, trend: DispersionTrend, size: FloatArray) -> FloatArray:
+    """Integrate 1 / sd over the mean, and scale such that high means agree with log2."""
+    grid = np.sinh(np.linspace(0, np.arcsinh(normalised.max()), 1000))[1:]
+    slope = 1 / np.sqrt(trend.curve(grid) * grid**2 + np.mean(1 / size) * grid)
+    area = np.cumsum(np.diff(grid) * (slope[1:] + slope[:-1]) / 2)
+    rising = CubicSpline(np.arcsinh((grid[1:] + grid[:-1]) / 2), area)
+    low, high = np.quantile(normalised.mean(axis=1), [0.95, 0.999])
+    eta = (np.log2(high) - np.log2(low)) / (rising(np.arcsinh(high)) - rising(np.arcsinh(low)))
+    return np.asarray(eta * (rising(np.arcsinh(normalised)) - rising(np.arcsinh(low))) + np.log2(low))
+
+
+def _likelihood_ratio(
+    y: FloatArray, full_mu: FloatArray, reduced: FloatArray, size: FloatArray, dispersion: FloatArray
+) -> FloatArray:
+    if reduced.shape[1] == 1 and np.ptp(reduced) == 0:
+        mu = (y / size).mean(axis=1)[:, None] * size  # as DESeq2: the mean, not the fit
+    else:
+        mu = size * np.exp(fit_coefficients(y, reduced, size, dispersion).coefficients @ reduced.T)
+    alpha = dispersion[:, None]
+    return 2 * (log_likelihood(y, full_mu, alpha) - log_likelihood(y, np.maximum(mu, 1e-300), alpha))
 
 
 def _design(counts: pd.DataFrame, design: pd.DataFrame, coefficient: str) -> FloatArray:

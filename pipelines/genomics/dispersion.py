@@ -30,6 +30,8 @@ class DispersionTrend:
         ``parametric``: asymptote + extra / mean; ``local``: local regression on the log scale.
     curve
         Dispersion at given means.
+    parametric
+        Asymptote and extra of a parametric trend.
     spread
         Variance of the log gene-wise estimates around the curve (robust).
     prior_variance
@@ -38,6 +40,7 @@ class DispersionTrend:
 
     kind: Trend
     curve: Callable[[FloatArray], FloatArray]
+    parametric: tuple[float, float] | None
     spread: float
     prior_variance: float
 
@@ -94,7 +97,7 @@ def fit_trend(means: FloatArray, dispersions: FloatArray, *, df: int) -> Dispers
     above = dispersions >= 100 * LEAST_DISPERSION
     spread = float(stats.median_abs_deviation(residual[above], scale=1 / 1.4826)) ** 2
     beyond = _match_residuals(residual[above], df) if df <= _FEW_DF else spread - float(special.polygamma(1, df / 2))
-    return DispersionTrend(kind, curve, spread, max(beyond, _LEAST_PRIOR_VARIANCE))
+    return DispersionTrend(kind, curve, coefficients, spread, max(beyond, _LEAST_PRIOR_VARIANCE))
 
 
 def shrink(

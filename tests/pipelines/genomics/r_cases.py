@@ -14,7 +14,7 @@ import pandas as pd
 
 from pipelines.genomics.batch import fit_batch_means, fit_combat
 from pipelines.genomics.correlation import correlate
-from pipelines.genomics.counts import compare_counts
+from pipelines.genomics.counts import compare_counts, variance_stabilised
 from pipelines.genomics.differential import design_matrix, moderated_t, voom
 from pipelines.genomics.enrichment import over_representation
 from pipelines.genomics.normalisation import fit_quantile_normalisation, log_cpm, tmm_factors
@@ -286,6 +286,7 @@ def compare_case(case: Case) -> dict[str, object]:
     """The Wald test of a deseq2 case."""
     design, group = count_design(case)
     found = compare_counts(case.frame, design, coefficient=group)
+    listed = found.to_frame().loc[case.result["lrt_subset"]["gene"]]
     return {
         "trend": found.trend,
         "size_factors": found.size_factors.to_numpy(),
@@ -297,14 +298,10 @@ def compare_case(case: Case) -> dict[str, object]:
         "stat": found.statistic,
         "pvalue": found.p,
         "padj": found.fdr,
+        "lrt_stat": listed["likelihood_ratio"].to_numpy(),
+        "lrt_p": listed["likelihood_ratio_p"].to_numpy(),
+        "stabilised": variance_stabilised(case.frame)[case.result["vst_subset"]["gene"]].to_numpy().T,
     }
-
-
-def share_apart(expected: object, actual: np.ndarray, tolerance: float) -> float:
-    """Share of genes that differ by more than the tolerance, or are missing on one side only."""
-    want = numbers(expected)
-    apart = np.abs(want - actual) > tolerance * (np.abs(want) + 1e-3)
-    return float(np.mean(apart | (np.isnan(want) != np.isnan(actual))))
 
 
 def rank_agreement(expected: object, actual: np.ndarray) -> float:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import nbinom
 
-from pipelines.genomics.counts import compare_counts, size_factors
+from pipelines.genomics.counts import compare_counts, size_factors, variance_stabilised
 from pipelines.genomics.differential import design_matrix
 from pipelines.genomics.dispersion import fit_trend
 from pipelines.genomics.negative_binomial import fit_coefficients, log_likelihood
@@ -109,6 +109,22 @@ def test_counts_that_are_none_are_refused(cohort: tuple) -> None:
     empty.loc["s0"] = 0
     with pytest.raises(TooFewCases, match="every sample"):
         compare_counts(empty, design, coefficient="risk")
+
+
+def test_stabilised_values_vary_alike_at_all_means(cohort: tuple) -> None:
+    counts, _ = cohort
+    values = variance_stabilised(counts)
+    common = counts.mean().between(100, 1e9)
+    raw = np.log2(counts.loc[:, common] / size_factors(counts).to_numpy()[:, None])
+    assert np.abs(values.loc[:, common] - raw).to_numpy()[counts.loc[:, common] > 500].max() < 0.5
+    spread = values.iloc[:, 20:299].std()
+    assert spread[counts.mean() < 30].median() < 2 * spread[counts.mean() > 100].median()
+
+
+def test_likelihood_ratio_agrees_with_wald_where_effects_are_plain(cohort: tuple) -> None:
+    frame = compare_counts(*cohort, coefficient="risk").to_frame().iloc[:20]
+    assert (frame["likelihood_ratio_p"] < 1e-3).sum() >= 15
+    np.testing.assert_allclose(frame["likelihood_ratio"], frame["statistic"] ** 2, rtol=0.5)
 
 
 def test_whole_counts_given_as_floats_count(cohort: tuple) -> None:

@@ -11,7 +11,6 @@ from r_cases import (
     recompute_counts,
     recompute_gsva,
     recompute_limma_combat,
-    share_apart,
     worst_difference,
 )
 
@@ -47,18 +46,19 @@ def test_library_sizes_and_voom(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [p for p in _cases("deseq2") if "results" in p.values[0].result])
 def test_count_models(case: Case) -> None:
-    """To 0.1 %; under a local trend a gene at the edge of rounding may shift the standard errors of others."""
-    found = compare_case(case)
-    parametric = case.result["dispersion_fit_type_used"] == "parametric"
-    assert found["trend"] == case.result["dispersion_fit_type_used"]
-    assert worst_difference(case.result["size_factors"], found["size_factors"]) < CLOSED
-    apart = {name: share_apart(case.result["results"][name], found[name], 1e-3) for name in COUNT_FIELDS}
-    assert apart["baseMean"] == 0
-    assert found["replaced"] == case.result["n_replaced"]
-    if parametric:
-        assert max(apart.values()) == 0, apart
-        assert found["significant"] == case.result["n_sig_padj05"]
-    else:
-        assert apart["log2FoldChange"] < 0.02
-        assert abs(found["significant"] - case.result["n_sig_padj05"]) < 0.01 * case.result["n_sig_padj05"]
-    assert rank_agreement(case.result["results"]["padj"], found["padj"]) > 0.999
+    """To 0.1 %; under a local trend one gene at the edge of rounding may shift the standard errors of others."""
+    want, found = case.result, compare_case(case)
+    assert found["trend"] == want["dispersion_fit_type_used"]
+    assert found["replaced"] == want["n_replaced"]
+    assert worst_difference(want["size_factors"], found["size_factors"]) < CLOSED
+    assert worst_difference(want["results"]["baseMean"], found["baseMean"]) < CLOSED
+    parametric = want["dispersion_fit_type_used"] == "parametric"
+    tolerance = 1e-3 if parametric else 0.05
+    fields = {name: (want["results"][name], found[name]) for name in COUNT_FIELDS}
+    fields |= {f"lrt_{name}": (want["lrt_subset"][name], found[f"lrt_{name}"]) for name in ("stat", "p")}
+    if not parametric:
+        fields.pop("padj")  # where independent filtering cuts hangs on single rejections
+    assert {name: worst_difference(*pair) for name, pair in fields.items() if worst_difference(*pair) > tolerance} == {}
+    assert found["significant"] == pytest.approx(want["n_sig_padj05"], rel=0 if parametric else 0.01)
+    assert rank_agreement(want["results"]["padj"], found["padj"]) > 0.9999
+    assert worst_difference(want["vst_subset"]["values"], found["stabilised"]) < 1e-4
