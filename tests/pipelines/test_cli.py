@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from pipelines import cli
 from pipelines.cli import app
 from pipelines.parameters import read_section, read_value
 from pipelines.serve import serve_command
@@ -50,17 +52,25 @@ def test_help_comes_without_heavy_imports(tmp_path: Path) -> None:
     assert result.stdout.strip() == "[]", result.stderr
 
 
+@pytest.fixture
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal in which no cell of a table is broken."""
+    monkeypatch.setattr(cli, "out", Console(width=200))
+
+
+@pytest.mark.usefixtures("wide")
 def test_doctor_says_what_is_here(storage: Storage) -> None:
-    result = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 0, result.output
     assert "Atlas" in result.output
     assert "Service segmentation" in result.output
 
 
+@pytest.mark.usefixtures("wide")
 def test_doctor_says_what_is_wrong(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIAFLOW_SEGMENTATION_URL", "http://127.0.0.1:9")
     settings.cache_clear()
-    result = CliRunner().invoke(app, ["doctor"], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(app, ["doctor"])
     assert result.exit_code == 1
     assert "gliaflow serve segmentation" in result.output
 
