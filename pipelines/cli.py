@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import ValidationError
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from services.shared.errors import GliaflowError
+from services.shared.contracts import case_label
+from services.shared.errors import GliaflowError, InvalidValue
 from services.shared.settings import SERVICE_NAMES, quiet_libraries
 from services.shared.storage import open_storage
 
@@ -80,6 +82,11 @@ def main() -> None:
         app()
     except GliaflowError as error:
         _print_problem(error)
+        sys.exit(1)
+    except ValidationError as error:
+        first = error.errors(include_context=False)[0]
+        field = ".".join(map(str, first["loc"])) or error.title
+        _print_problem(InvalidValue(first["msg"], field=field, expected=first["type"], got=repr(first["input"])))
         sys.exit(1)
 
 
@@ -277,7 +284,10 @@ def study(
     params: ParamsOption = None,
     features: Annotated[
         Path | None,
-        typer.Option(help="Table (Parquet or CSV) with one row a patient, in place of the feature store"),
+        typer.Option(
+            help="Table (Parquet or CSV) with one row a patient, in place of the feature store; "
+            "its name is then the default of --cohort"
+        ),
     ] = None,
     participants: Annotated[Path | None, typer.Option(help="Clinical table of --features (CSV or TSV)")] = None,
 ) -> None:
@@ -290,9 +300,11 @@ def study(
     from pipelines.studies import study as find_study
 
     parameters = read_section(params, name, find_study(name).Parameters)
+    # A table of its own is a cohort of its own: its results must not take the place of another's.
+    cohort = case_label(features.stem) if features is not None and cohort is None else _cohort(cohort, params)
     with _progress(name.capitalize()) as progress:
         model = run_study(
-            _cohort(cohort, params),
+            cohort,
             name,
             parameters,
             seed=read_value(params, "seed", default=0),
@@ -300,7 +312,7 @@ def study(
             participants=participants,
             progress=progress,
         )
-    _print_figures(_cohort(cohort, params), [name])
+    _print_figures(cohort, [name])
     console.print(f"study: model {model.model}/{model.version}", highlight=False)
 
 

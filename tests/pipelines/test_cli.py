@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -40,6 +42,27 @@ def test_mistake_of_a_user_is_one_message_without_traceback(tmp_path: Path) -> N
     assert "Traceback" not in result.stderr
     assert "there is no such study" in result.stderr
     assert "atrx, grading" in result.stderr
+
+
+def test_value_outside_its_contract_is_one_message_too(tmp_path: Path) -> None:
+    result = gliaflow(tmp_path, "predict", "phantom/sub-../x")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "should match pattern" in result.stderr
+
+
+def test_study_of_a_table_leaves_other_cohorts_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids = [f"P{number:02d}" for number in range(30)]
+    grades = np.repeat([2, 4], 15)
+    table = pd.DataFrame(rng.normal(size=(30, 6)) + grades[:, None] / 2, index=pd.Index(ids, name="ID"))
+    table.add_prefix("feature_").to_csv(tmp_path / "my-table.csv")
+    pd.DataFrame({"ID": ids, "grade": grades}).to_csv(tmp_path / "clinic.csv", index=False)
+    (tmp_path / "params.yaml").write_text("cohort: phantom\ngrading: {permutations: 1, folds: 3, inner_folds: 3}\n")
+    result = gliaflow(tmp_path, "study", "grading", "--features", "my-table.csv", "--participants", "clinic.csv")
+    assert result.returncode == 0, result.stderr
+    assert "grading-mytable" in result.stderr
+    assert [path.name for path in (tmp_path / "workspace" / "studies").iterdir()] == ["mytable"]
 
 
 def test_help_comes_without_heavy_imports(tmp_path: Path) -> None:
