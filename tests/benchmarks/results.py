@@ -15,6 +15,7 @@ from typing import TypeVar
 from pipelines.clients import connect
 from pipelines.datasets.nifti import import_nifti
 from pipelines.flows.study import run_study
+from pipelines.parameters import read_section, read_value
 from pipelines.predict import predict_case
 from pipelines.reporting.report import summary_table, write_report
 from pipelines.studies import study
@@ -117,8 +118,10 @@ def main() -> None:
     lines += study_rows(storage, DEMO, "phantom (`make demo`)")
     notes = [demo_dice(storage)]
     if data.is_dir():
-        parameters = study("grading").Parameters()
-        _, seconds = timed(lambda: run_study("bakas", "grading", parameters, 0, features=data / "tcia_bakas_radiomics"))
+        parameters = read_section(None, "grading", study("grading").Parameters)
+        seed = read_value(None, "seed", default=0)  # the seed of the documented commands, not one of several
+        table = data / "tcia_bakas_radiomics"
+        _, seconds = timed(lambda: run_study("bakas", "grading", parameters, seed, features=table))
         write_report(storage, "bakas")
         lines += study_rows(storage, "bakas", "TCGA, published radiomics")
         notes.append(f"The study of 167 TCGA patients (724 published features each) took {seconds:.0f} s.")

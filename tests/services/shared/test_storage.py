@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from services.shared.errors import InvalidKey, NotFound
-from services.shared.storage import Storage, publish_file
+from services.shared.storage import Storage
 
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../../x", "a//b", "a/./b", "a\\b", "a\0b"])
@@ -56,10 +56,3 @@ def test_memory_store_behaves_like_a_folder() -> None:
     assert storage.sha256("a/b.bin").startswith("a665a459")
     storage.remove("a")
     assert not storage.exists("a/b.bin")
-
-
-def test_publish_file_removes_its_temporary_name(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), publish_file(tmp_path / "x.txt") as path:
-        path.write_text("half")
-        raise RuntimeError
-    assert list(tmp_path.iterdir()) == []
