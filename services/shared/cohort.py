@@ -2,7 +2,8 @@
 
 ::
 
-    raw/<cohort>/participants.tsv, participants.json, expression.parquet
+    raw/<cohort>/participants.tsv, participants.json, and where there are such: import.json (what was read and dropped),
+    raw/<cohort>/expression.parquet, counts.parquet, features.parquet (one row a case, index case_id)
     raw/<cohort>/sub-<id>/anat/sub-<id>_{T1w,T1c,T2w,FLAIR}.nii.gz, sub-<id>_dseg.nii.gz (expert mask, T1c grid)
     raw/<cohort>/sub-<id>/dwi/sub-<id>_dwi.{nii.gz,bval,bvec}
     derivatives/preprocessed/<cohort>/sub-<id>/…
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
@@ -223,7 +225,7 @@ def participants_key(cohort: str) -> str:
 
 
 def read_cohort(storage: Storage, name: str) -> Cohort:
-    """Read and check a cohort's table against its folders.
+    """Read and check a cohort's table against its folders; a cohort without any folder is one of tables alone.
 
     Raises
     ------
@@ -244,7 +246,7 @@ def read_cohort(storage: Storage, name: str) -> Cohort:
     check_participants(frame, field=key)
     rows = set(frame["participant_id"])
     folders = {folder for folder in storage.folders(f"raw/{name}") if folder.startswith("sub-")}
-    if rows != folders:
+    if folders and rows != folders:
         parts = [
             f"{len(ids)} {what}: {', '.join(sorted(ids)[:5])}"
             for ids, what in ((folders - rows, "folders without a row"), (rows - folders, "rows without a folder"))
@@ -286,8 +288,16 @@ def check_participants(frame: pd.DataFrame, *, field: str) -> None:
         )
 
 
-def write_participants(storage: Storage, name: str, frame: pd.DataFrame) -> None:
-    """Write a cohort's table, sorted, with its data dictionary beside it."""
+def write_participants(
+    storage: Storage, name: str, frame: pd.DataFrame, *, meanings: Mapping[str, str] | None = None
+) -> None:
+    """Write a cohort's table, sorted, with its data dictionary beside it.
+
+    Parameters
+    ----------
+    meanings
+        What the columns beyond :data:`PARTICIPANT_COLUMNS` mean.
+    """
     key = participants_key(name)
     check_participants(frame, field=key)
     ordered = [c for c in PARTICIPANT_COLUMNS if c in frame] + sorted(
@@ -295,7 +305,8 @@ def write_participants(storage: Storage, name: str, frame: pd.DataFrame) -> None
     )
     table = frame.sort_values("participant_id")[ordered]
     storage.write_text(key, table.to_csv(sep="\t", index=False, na_rep="n/a", lineterminator="\n"))
-    dictionary = {c: {"Description": PARTICIPANT_COLUMNS.get(c, "As in the source")} for c in ordered}
+    known = {**(meanings or {}), **PARTICIPANT_COLUMNS}
+    dictionary = {c: {"Description": known.get(c, "As in the source")} for c in ordered}
     storage.write_text(key.replace(".tsv", ".json"), json.dumps(dictionary, indent=2) + "\n")
 
 
