@@ -114,4 +114,6 @@ def read_matrix(storage: Storage, cohort: str, matrix: str) -> pd.DataFrame:
             remedy="import a release that has it",
         )
     with storage.local(key) as path:
-        return pd.read_parquet(path).sort_index()
+        table = pd.read_parquet(path)
+    table.index = pd.Index([str(label).removeprefix("sub-") for label in table.index], name="case_id")
+    return table.sort_index()
