@@ -1,0 +1,1 @@
+"""Networks of the four studies, as PyTorch modules without weights."""
