@@ -361,16 +361,20 @@ def predict(
     cohort: CohortOption = None,
     params: ParamsOption = None,
 ) -> None:
-    """**Predict** one patient's probability through the serving API, with the reasons."""
+    """**Predict** one patient's probability or risk score through the serving API, with the reasons."""
     from pipelines.predict import predict_case
     from services.shared.contracts import CaseRef
 
     folder, _, label = case.rpartition("/")
     reference = CaseRef(cohort=folder or _cohort(cohort, params), id=label.removeprefix("sub-"))
     found = predict_case(reference, model)
+    if found.risk_score is not None:
+        last = found.survival[-1]
+        told = f"risk score [bold]{found.risk_score:+.3f}[/], survival to {last.months:g} months {last.probability:.3f}"
+    else:
+        told = f"{found.positive_label} with probability [bold]{found.probability:.3f}[/]"
     out.print(
-        f"[bold]{found.case}[/]: {found.positive_label} with probability [bold]{found.probability:.3f}[/] → "
-        f"{found.label} (threshold {found.threshold:.3f}; {found.model}/{found.version})",
+        f"[bold]{found.case}[/]: {told} → {found.label} (threshold {found.threshold:.3f}; {found.model}/{found.version})",
         highlight=False,
     )
     table = Table("Feature", "Value", "z", f"Effect ({found.effect_unit})")

@@ -1,4 +1,4 @@
-"""One patient's prediction: newest features from the feature store, probability from model serving."""
+"""One patient's prediction: newest features from the feature store, prediction from model serving."""
 
 from __future__ import annotations
 

@@ -71,22 +71,32 @@ def roc_points(outcome: Outcome, chance: Array) -> pd.DataFrame:
     return points.iloc[::-1].reset_index(drop=True)
 
 
-def permuted_metrics(permuted: pd.DataFrame, observed: float) -> dict[str, float]:
-    """Return the mean AUC under shuffled outcomes with the limits that a single run of this size would have.
+def permuted_metrics(permuted: pd.DataFrame, observed: float, *, figure: str = "auc") -> dict[str, float]:
+    """Return the mean figure under shuffled outcomes with the limits that a single run of this size would have.
 
     The mean is steadier than one run; the limits are as wide as one run's, half-widths averaged.
+
+    Parameters
+    ----------
+    permuted
+        One row a run, with ``figure``, ``low`` and ``high``.
+    observed
+        The figure of the true outcomes.
+    figure
+        ``auc`` or ``c_index``.
     """
     runs = len(permuted)
     if runs == 0:
         return {"permuted_runs": 0}
-    mean = float(permuted["auc"].mean())
-    half = float(np.mean(np.maximum(permuted["high"] - permuted["auc"], permuted["auc"] - permuted["low"])))
+    values = permuted[figure]
+    mean = float(values.mean())
+    half = float(np.mean(np.maximum(permuted["high"] - values, values - permuted["low"])))
     return {
         "permuted_runs": runs,
-        "permuted_auc": mean,
-        "permuted_auc_low": max(0.0, mean - half),
-        "permuted_auc_high": min(1.0, mean + half),
-        "permuted_p": (1 + int((permuted["auc"] >= observed).sum())) / (runs + 1),
+        f"permuted_{figure}": mean,
+        f"permuted_{figure}_low": max(0.0, mean - half),
+        f"permuted_{figure}_high": min(1.0, mean + half),
+        "permuted_p": (1 + int((values >= observed).sum())) / (runs + 1),
     }
 
 

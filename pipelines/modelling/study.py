@@ -148,7 +148,7 @@ def run_study(
     """
     parameters = plan.parameters
     data = study_data(features, labels, classes=plan.classes, folds=parameters.folds, excluded=excluded)
-    count = _Counter(progress, total=parameters.folds * parameters.repeats * (1 + parameters.permutations) + 1)
+    count = FoldCounter(progress, total=parameters.folds * parameters.repeats * (1 + parameters.permutations) + 1)
     splits = _splits(plan, data.outcome, seed)
     results = _nested(plan, data, data.outcome, splits, seed, count.label("cross-validation"))
     chance, margin = pool(results, len(data.ids))
@@ -218,13 +218,15 @@ def evaluate_model(
     return describe_predictions(data.outcome, chance, chance - model.threshold)
 
 
-class _Counter:
+class FoldCounter:
     """Counts folds for whoever shows progress."""
 
     def __init__(self, progress: Progress | None, *, total: int) -> None:
         self._progress, self._total, self._done = progress, total, 0
 
     def label(self, text: str) -> Callable[[], None]:
+        """Return what counts one more fold, under a name for what is being done."""
+
         def step() -> None:
             self._done += 1
             if self._progress is not None:

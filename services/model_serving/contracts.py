@@ -36,6 +36,7 @@ class ModelSummary(Contract):
     kind: Kind
     features: int
     auc: Estimate | None
+    c_index: Estimate | None = None
     sha256: str
 
 
@@ -79,18 +80,27 @@ class FeatureEffect(Contract):
     effect: float = Field(description="In the prediction's effect_unit")
 
 
+class SurvivalPoint(Contract):
+    """Predicted survival from one time up to the next."""
+
+    months: float = Field(gt=0)
+    probability: float = Field(ge=0, le=1)
+
+
 class Prediction(Contract):
-    """A probability with its reasons. A research result, not a diagnosis."""
+    """A probability, or a risk score with predicted survival, and its reasons. A research result, not a diagnosis."""
 
     model: str
     version: str
     case: str | None
-    probability: float = Field(ge=0, le=1, description="Of the positive class")
+    probability: float | None = Field(ge=0, le=1, description="Of the positive class; None for a Cox signature")
+    risk_score: float | None = Field(None, description="Log hazard relative to the training mean; of a Cox signature")
+    survival: tuple[SurvivalPoint, ...] = Field((), description="Predicted survival; of a Cox signature")
     label: str
     positive_label: str
-    threshold: float
-    effect_unit: Literal["log-odds", "probability"] = Field(
-        description="log-odds: coefficient × z; probability: change against the feature at its training median"
+    threshold: float = Field(description="Of the probability, or of the risk score of a Cox signature")
+    effect_unit: Literal["log-odds", "probability", "log-hazard"] = Field(
+        description="log-odds, log-hazard: coefficient × z; probability: change against the feature at its median"
     )
     effects: tuple[FeatureEffect, ...] = Field(description="Largest first")
     imputed: tuple[str, ...] = Field(description="Features that were missing and took their training median")

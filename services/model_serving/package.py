@@ -25,7 +25,7 @@ DESCRIPTION = "package.json"
 ARRAYS = "arrays.npz"
 
 Array = npt.NDArray[np.float64]
-Kind = Literal["logistic", "svm_rbf"]
+Kind = Literal["logistic", "svm_rbf", "cox"]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=64)]
 
@@ -84,8 +84,37 @@ class SvmClassifier:
 
 
 @dataclass(frozen=True)
+class CoxSignature:
+    """Cox model on z-scores: risk score = coefficients · z, the log hazard relative to the training means.
+
+    Survival S(t | score) = S₀(t) ^ exp(score), with S₀ that of a patient at the training means.
+
+    Parameters
+    ----------
+    coefficients
+        Shape (features,).
+    times_months, baseline_survival
+        Shape (k,): ascending times, and S₀ from each of them up to the next; it is 1 before the first.
+    """
+
+    coefficients: Array
+    times_months: Array
+    baseline_survival: Array
+
+    kind = "cox"
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the fitted numbers by name."""
+        names = ("coefficients", "times_months", "baseline_survival")
+        return {name: getattr(self, name) for name in names}
+
+
+Classifier = LogisticClassifier | SvmClassifier | CoxSignature
+
+
+@dataclass(frozen=True)
 class FittedModel:
-    """What turns raw features into a probability of the positive class.
+    """What turns raw features into a probability of the positive class, or into a risk score.
 
     Parameters
     ----------
@@ -96,14 +125,14 @@ class FittedModel:
     classifier
         Works on z-scores.
     threshold
-        A patient is positive from this probability on.
+        A patient is positive from this probability on; of a Cox signature, at high risk from this score on.
     """
 
     columns: tuple[str, ...]
     medians: Array
     means: Array
     scales: Array
-    classifier: LogisticClassifier | SvmClassifier
+    classifier: Classifier
     threshold: float
 
 
@@ -135,8 +164,9 @@ class PackageDescription(Contract):
     medians: tuple[float, ...] = Field(description="Training medians, which stand in for missing values")
     means: tuple[float, ...] = Field(description="Training means")
     scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(description="Training standard deviations")
-    classes: tuple[str, str] = Field(description="Negative and positive class")
-    threshold: float = Field(description="A patient is positive from this probability on")
+    classes: tuple[str, str] = Field(description="Negative and positive class; low and high risk of a Cox signature")
+    threshold: float = Field(description="A patient is positive from this probability (Cox: risk score) on")
+    platform: str | None = Field(None, description="What a value was, such as log2(FPKM + 1)")
     intended_use: str
     metrics: dict[str, Estimate] = Field(description="Out-of-fold performance of the procedure that made this model")
     training: TrainingData
@@ -177,6 +207,7 @@ class ModelCard:
     training: TrainingData
     code_version: str
     packages: dict[str, str]
+    platform: str | None = None
 
 
 def pack(model: FittedModel, card: ModelCard) -> dict[str, bytes]:
@@ -191,6 +222,7 @@ def pack(model: FittedModel, card: ModelCard) -> dict[str, bytes]:
         scales=tuple(model.scales.tolist()),
         classes=card.classes,
         threshold=model.threshold,
+        platform=card.platform,
         intended_use=card.intended_use,
         metrics=card.metrics,
         training=card.training,
@@ -293,9 +325,7 @@ def _pack_arrays(arrays: dict[str, Array]) -> bytes:
     return content.getvalue()
 
 
-def _unpack_classifier(
-    description: PackageDescription, content: bytes, name: str
-) -> LogisticClassifier | SvmClassifier:
+def _unpack_classifier(description: PackageDescription, content: bytes, name: str) -> Classifier:
     features = len(description.columns)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -304,6 +334,8 @@ def _unpack_classifier(
             raise ValueError("a value is not finite")
         if description.kind == "logistic":
             return LogisticClassifier(arrays["coefficients"].reshape(features), arrays["intercept"].item())
+        if description.kind == "cox":
+            return _unpack_cox(arrays, features)
         vectors = arrays["support_vectors"]
         return SvmClassifier(
             vectors.reshape(-1, features),
@@ -318,3 +350,12 @@ def _unpack_classifier(
             got=str(error),
             remedy="run the study again",
         ) from error
+
+
+def _unpack_cox(arrays: dict[str, Array], features: int) -> CoxSignature:
+    times, survival = arrays["times_months"], arrays["baseline_survival"]
+    if times.ndim != 1 or times.size == 0 or times[0] <= 0 or (np.diff(times) <= 0).any():
+        raise ValueError("the times do not ascend from above 0")
+    if survival.shape != times.shape or (np.diff(survival) > 0).any() or survival[0] > 1 or survival[-1] < 0:
+        raise ValueError("the baseline survival does not fall from 1 to 0 at most")
+    return CoxSignature(arrays["coefficients"].reshape(features), times, survival)

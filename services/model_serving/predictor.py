@@ -1,17 +1,32 @@
-"""Turn features into probabilities with a packaged model, in NumPy alone, and say why."""
+"""Turn features into probabilities or risk scores with a packaged model, in NumPy alone, and say why."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 
-from services.model_serving.contracts import FeatureEffect, Prediction
-from services.model_serving.package import Array, FittedModel, LogisticClassifier, Package, SvmClassifier
-from services.shared.errors import InvalidTable
+from services.model_serving.contracts import FeatureEffect, Prediction, SurvivalPoint
+from services.model_serving.package import (
+    Array,
+    Classifier,
+    CoxSignature,
+    FittedModel,
+    Kind,
+    LogisticClassifier,
+    Package,
+    SvmClassifier,
+)
+from services.shared.errors import InvalidTable, InvalidValue
 
 OUT_OF_RANGE_Z = 4.0
+_EFFECT_UNITS: Mapping[Kind, Literal["log-odds", "probability", "log-hazard"]] = {
+    "logistic": "log-odds",
+    "svm_rbf": "probability",
+    "cox": "log-hazard",
+}
 
 
 def standardise(model: FittedModel, values: Array) -> Array:
@@ -25,14 +40,16 @@ def standardise(model: FittedModel, values: Array) -> Array:
     return np.asarray((np.where(np.isnan(values), model.medians, values) - model.means) / model.scales)
 
 
-def classifier_scores(classifier: LogisticClassifier | SvmClassifier, z: Array) -> Array:
-    """Return scores before calibration, shape (patients,): log-odds, or the machine's decision values.
+def classifier_scores(classifier: Classifier, z: Array) -> Array:
+    """Return scores before calibration, shape (patients,): log-odds, a machine's decision values, or log hazards.
 
     Parameters
     ----------
     z
         z-scores, shape (patients, features).
     """
+    if isinstance(classifier, CoxSignature):
+        return np.asarray(z @ classifier.coefficients)
     if isinstance(classifier, LogisticClassifier):
         return np.asarray(z @ classifier.coefficients + classifier.intercept)
     squared = ((z[:, None, :] - classifier.support_vectors[None]) ** 2).sum(axis=2)
@@ -47,18 +64,48 @@ def _probabilities_of_z(model: FittedModel, z: Array) -> Array:
 
 
 def probabilities(model: FittedModel, values: Array) -> Array:
-    """Return the probability of the positive class, shape (patients,), from raw features (NaN is missing)."""
+    """Return the probability of the positive class, shape (patients,), from raw features (NaN is missing).
+
+    Raises
+    ------
+    InvalidValue
+        For a Cox signature, whose probabilities depend on time.
+    """
+    if isinstance(model.classifier, CoxSignature):
+        raise InvalidValue(
+            "a Cox signature has no single probability",
+            field="model",
+            expected="a classifier",
+            got="kind cox",
+            remedy="use its risk score, or its survival at a time",
+        )
     return _probabilities_of_z(model, standardise(model, values))
+
+
+def survival_probabilities(signature: CoxSignature, scores: Array, times_months: Array) -> Array:
+    """Return S(t | score) = S₀(t) ^ exp(score), shape (patients, times).
+
+    Parameters
+    ----------
+    scores
+        Risk scores, shape (patients,).
+    times_months
+        Shape (times,); past the last time of the baseline its last value is kept.
+    """
+    position = np.searchsorted(signature.times_months, times_months, side="right")
+    baseline = np.concatenate(([1.0], signature.baseline_survival))[position]
+    return np.asarray(baseline[None, :] ** np.exp(scores)[:, None])
 
 
 def feature_effects(model: FittedModel, z: Array) -> Array:
     """Return how much each feature of one patient moves the prediction, shape (features,).
 
-    Logistic regression: coefficient times z-score; with the intercept they add up to the log-odds. Support vector
-    machine: the probability less what it would be with that feature at its training median.
+    Logistic regression: coefficient times z-score; with the intercept they add up to the log-odds. Cox signature: the
+    same; they add up to the risk score. Support vector machine: the probability less what it would be with that feature
+    at its training median.
     """
     classifier = model.classifier
-    if isinstance(classifier, LogisticClassifier):
+    if isinstance(classifier, LogisticClassifier | CoxSignature):
         return np.asarray(classifier.coefficients * z)
     variants = np.tile(z, (len(z) + 1, 1))
     np.fill_diagonal(variants[1:], (model.medians - model.means) / model.scales)
@@ -89,8 +136,19 @@ def predict(
     missing = np.isnan(values)
     z = standardise(fitted, values[None])[0]
     effects = feature_effects(fitted, z)
-    chance = float(_probabilities_of_z(fitted, z[None])[0])
-    positive = chance >= fitted.threshold
+    classifier = fitted.classifier
+    chance: float | None = None
+    risk: float | None = None
+    survival: tuple[SurvivalPoint, ...] = ()
+    if isinstance(classifier, CoxSignature):
+        decisive = risk = float(classifier_scores(classifier, z[None])[0])
+        curve = survival_probabilities(classifier, np.array([risk]), classifier.times_months)[0]
+        survival = tuple(
+            SurvivalPoint(months=t, probability=s)
+            for t, s in zip(classifier.times_months.tolist(), curve.tolist(), strict=True)
+        )
+    else:
+        decisive = chance = float(_probabilities_of_z(fitted, z[None])[0])
     imputed = tuple(name for name, lacks in zip(fitted.columns, missing, strict=True) if lacks)
     far = np.abs(z) > OUT_OF_RANGE_Z
     distant = tuple(name for name, beyond in zip(fitted.columns, far, strict=True) if beyond)
@@ -105,10 +163,12 @@ def predict(
         version=version,
         case=case,
         probability=chance,
-        label=description.classes[int(positive)],
+        risk_score=risk,
+        survival=survival,
+        label=description.classes[int(decisive >= fitted.threshold)],
         positive_label=description.positive_label,
         threshold=fitted.threshold,
-        effect_unit="log-odds" if isinstance(fitted.classifier, LogisticClassifier) else "probability",
+        effect_unit=_EFFECT_UNITS[description.kind],
         effects=tuple(
             FeatureEffect(
                 feature=fitted.columns[i],

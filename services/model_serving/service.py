@@ -41,6 +41,7 @@ class ModelServing:
                         kind=package.description.kind,
                         features=len(package.description.columns),
                         auc=package.description.metrics.get("auc"),
+                        c_index=package.description.metrics.get("c_index"),
                         sha256=package.sha256,
                     )
                 )
