@@ -180,7 +180,7 @@ def test_an_empty_expert_mask_does_not_stop_the_network(storage: Storage, make_c
 
 
 def test_neither_expert_nor_network_says_what_to_do(storage: Storage, make_case) -> None:
-    with pytest.raises(NotFound, match="no trained segmentation network") as caught:
+    with pytest.raises(NotFound, match="no trained network") as caught:
         segment(make_case(expert=False))
     assert caught.value.case == "demo/sub-a"
     assert "expert segmentation" in (caught.value.remedy or "")
