@@ -374,7 +374,8 @@ def predict(
     else:
         told = f"{found.positive_label} with probability [bold]{found.probability:.3f}[/]"
     out.print(
-        f"[bold]{found.case}[/]: {told} → {found.label} (threshold {found.threshold:.3f}; {found.model}/{found.version})",
+        f"[bold]{found.case}[/]: {told} → {found.label} "
+        f"(threshold {found.threshold:.3f}; {found.model}/{found.version})",
         highlight=False,
     )
     table = Table("Feature", "Value", "z", f"Effect ({found.effect_unit})")

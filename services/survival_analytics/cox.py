@@ -8,9 +8,10 @@ from services.survival_analytics.cox_fit import (
     fit_cox,
 )
 from services.survival_analytics.cox_model import CoxModel
-from services.survival_analytics.cox_screen import CoxScreen, screen_covariates
+from services.survival_analytics.cox_screen import ColumnScreen, CoxScreen, screen_columns, screen_covariates
 
 __all__ = [
+    "ColumnScreen",
     "CoxBootstrap",
     "CoxModel",
     "CoxScreen",
@@ -18,5 +19,6 @@ __all__ = [
     "check_proportional_hazards",
     "cox_residuals",
     "fit_cox",
+    "screen_columns",
     "screen_covariates",
 ]
