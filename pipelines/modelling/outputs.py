@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import pandas as pd
+
 from pipelines.modelling.study import StudyResult
+from pipelines.modelling.survival_study import SurvivalStudyResult
 from services.model_serving.package import pack, write_package
 from services.shared.storage import Storage
 
@@ -17,23 +20,36 @@ def study_folder(cohort: str, study: str) -> str:
     return f"studies/{cohort}/{study}"
 
 
-def write_study(storage: Storage, cohort: str, result: StudyResult) -> list[str]:
+def write_study(storage: Storage, cohort: str, result: StudyResult | SurvivalStudyResult) -> list[str]:
     """Write a study below ``studies/<cohort>/<study>/`` and return the keys; the same result gives the same bytes.
 
-    ``metrics.json`` (flat), ``flow.json``, ``parameters.json``, one CSV for each table, and the package ``model/``.
+    ``study.json`` (its kind: classification or survival), ``metrics.json`` (flat), ``flow.json``, ``parameters.json``,
+    one CSV for each table, a survival study's documents as they are, and the package ``model/``.
     """
     folder = study_folder(cohort, result.study)
+    kind, tables, documents = _contents(result)
     keys = []
-    for name in TABLES:
+    for name, table in tables.items():
         key = f"{folder}/{name}.csv"
-        storage.write_text(key, getattr(result, name).to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+        storage.write_text(key, table.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
+        keys.append(key)
+    for name, text in documents.items():
+        key = f"{folder}/{name}"
+        storage.write_text(key, text)
         keys.append(key)
     training = result.card.training.model_copy(update={"cohort": cohort})
     keys += write_package(
         storage, f"{folder}/model", pack(result.model, dataclasses.replace(result.card, training=training))
     )
-    for name in ("flow", "parameters", "metrics"):
+    figures = {"flow": result.flow, "parameters": result.parameters, "metrics": result.metrics, "study": {"kind": kind}}
+    for name, content in figures.items():
         key = f"{folder}/{name}.json"
-        storage.write_text(key, json.dumps(getattr(result, name), indent=2, allow_nan=False) + "\n")
+        storage.write_text(key, json.dumps(content, indent=2, allow_nan=False) + "\n")
         keys.append(key)
     return keys
+
+
+def _contents(result: StudyResult | SurvivalStudyResult) -> tuple[str, dict[str, pd.DataFrame], dict[str, str]]:
+    if isinstance(result, SurvivalStudyResult):
+        return "survival", result.tables, result.documents
+    return "classification", {name: getattr(result, name) for name in TABLES}, {}
