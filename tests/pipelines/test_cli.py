@@ -11,8 +11,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from pipelines import cli
-from pipelines.cli import app
+from pipelines.cli import app, operations, studies
 from pipelines.parameters import read_section, read_value
 from pipelines.serve import serve_command
 from services.preprocessing.contracts import PrepareParameters
@@ -78,7 +77,8 @@ def test_help_comes_without_heavy_imports(tmp_path: Path) -> None:
 @pytest.fixture
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """A terminal in which no cell of a table is broken."""
-    monkeypatch.setattr(cli, "out", Console(width=200))
+    for module in (operations, studies):
+        monkeypatch.setattr(module, "out", Console(width=200))
 
 
 @pytest.mark.usefixtures("wide")

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner, Result
 
-from pipelines.cli import EXIT_QUARANTINED, app
+from pipelines.cli import app
+from pipelines.cli.app import EXIT_QUARANTINED
 from pipelines.flows.study import features_of_store
 from pipelines.simulate import SimulateParameters, extend_cohort, simulate_cohort
 from pipelines.studies import study

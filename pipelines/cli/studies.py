@@ -1,0 +1,127 @@
+"""Commands that learn from features, show what was learnt, and use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich import box
+from rich.table import Table
+
+from pipelines.cli.app import CohortOption, ParamsOption, cohort_name, console, out, progress_bar
+from services.shared.contracts import case_label
+from services.shared.storage import open_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from services.model_serving.package import Estimate
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="Study: grading or atrx")],
+    cohort: CohortOption = None,
+    params: ParamsOption = None,
+    features: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table (Parquet or CSV) with one row a patient, in place of the feature store; "
+            "its name is then the default of --cohort"
+        ),
+    ] = None,
+    participants: Annotated[Path | None, typer.Option(help="Clinical table of --features (CSV or TSV)")] = None,
+) -> None:
+    """Run a **study**: selection and classifier inside nested cross-validation, permuted labels, deployable model.
+
+    Example: `gliaflow study grading --features published.csv --participants clinic.csv --cohort published`
+    """
+    from pipelines.flows.study import run_study
+    from pipelines.parameters import read_section, read_value
+    from pipelines.studies import study as find_study
+
+    parameters = read_section(params, name, find_study(name).Parameters)
+    # A table of its own is a cohort of its own: its results must not take the place of another's.
+    cohort = case_label(features.stem) if features is not None and cohort is None else cohort_name(cohort, params)
+    with progress_bar(name.capitalize()) as progress:
+        model = run_study(
+            cohort,
+            name,
+            parameters,
+            seed=read_value(params, "seed", default=0),
+            features=features,
+            participants=participants,
+            progress=progress,
+        )
+    print_figures(cohort, [name])
+    console.print(f"study: model {model.model}/{model.version}", highlight=False)
+
+
+def print_figures(cohort: str, studies: Sequence[str] | None = None) -> None:
+    """Print the figures of finished studies."""
+    from pipelines.reporting.report import summary_table
+
+    rows = summary_table(open_storage(), cohort, studies)
+    table = Table("", *(row.study for row in rows), box=box.SIMPLE_HEAD)
+    table.add_row("Patients (positive)", *(f"{row.patients} ({row.positives})" for row in rows))
+    for name, figures in (
+        ("AUC", [row.auc for row in rows]),
+        ("Sensitivity", [row.sensitivity for row in rows]),
+        ("Specificity", [row.specificity for row in rows]),
+        ("Accuracy", [row.accuracy for row in rows]),
+        ("AUC, permuted labels", [row.permuted_auc for row in rows]),
+    ):
+        table.add_row(name, *map(_figure, figures))
+    table.add_row("AUC of the paper", *("–" if row.published is None else f"{row.published.auc:.3f}" for row in rows))
+    out.print(table)
+    out.print("Out of fold, with 95 % confidence intervals.", style="dim")
+
+
+def _figure(figure: Estimate | None) -> str:
+    if figure is None:
+        return "not run"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.3f}"
+    return f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"
+
+
+def report(cohort: CohortOption = None, params: ParamsOption = None) -> None:
+    """Write the **report**: one page with every figure, picture and dropped-out patient."""
+    from pipelines.reporting.report import write_report
+
+    storage = open_storage()
+    name = cohort_name(cohort, params)
+    paths = write_report(storage, name)
+    out.print(paths.url, soft_wrap=True, highlight=False)
+
+
+def predict(
+    case: Annotated[str, typer.Argument(help="Case: COHORT/sub-ID, or sub-ID with --cohort")],
+    model: Annotated[str, typer.Option(help="Registered model: NAME, NAME/latest or NAME/VERSION")] = "grading",
+    cohort: CohortOption = None,
+    params: ParamsOption = None,
+) -> None:
+    """**Predict** one patient's probability or risk score through the serving API, with the reasons."""
+    from pipelines.predict import predict_case
+    from services.shared.contracts import CaseRef
+
+    folder, _, label = case.rpartition("/")
+    reference = CaseRef(cohort=folder or cohort_name(cohort, params), id=label.removeprefix("sub-"))
+    found = predict_case(reference, model)
+    if found.risk_score is not None:
+        last = found.survival[-1]
+        told = f"risk score [bold]{found.risk_score:+.3f}[/], survival to {last.months:g} months {last.probability:.3f}"
+    else:
+        told = f"{found.positive_label} with probability [bold]{found.probability:.3f}[/]"
+    out.print(
+        f"[bold]{found.case}[/]: {told} → {found.label} "
+        f"(threshold {found.threshold:.3f}; {found.model}/{found.version})",
+        highlight=False,
+    )
+    table = Table("Feature", "Value", "z", f"Effect ({found.effect_unit})")
+    for effect in found.effects[:10]:
+        value = "missing" if effect.value is None else f"{effect.value:.4g}"
+        table.add_row(effect.feature, value, f"{effect.z:+.2f}", f"{effect.effect:+.3f}")
+    out.print(table)
+    for warning in found.warnings:
+        console.print(f"[yellow]{warning}[/]", highlight=False)
