@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -51,25 +52,31 @@ def simulate(
 
 
 def import_(
-    name: Annotated[str, typer.Argument(help="Release: 'nifti' for folders of NIfTI images (BraTS, BIDS, TCIA names)")],
-    source: Annotated[Path, typer.Argument(help="A case folder, or a folder of case folders")],
-    cohort: Annotated[str, typer.Argument(help="Cohort to make or to add to")],
+    name: Annotated[str, typer.Argument(help="Release, see the list below")],
+    source: Annotated[Path, typer.Argument(help="File or folder, as the publisher lays it out")],
+    cohort: Annotated[str, typer.Argument(help="Cohort to make; 'nifti' can also add to one")],
     participants: Annotated[
-        Path | None, typer.Option(help="Clinical table (CSV or TSV); its identifiers match the folders' names")
+        Path | None,
+        typer.Option(help="Clinical table to join (CSV, TSV, or a folder that 'tcga' reads); identifiers must match"),
     ] = None,
     tolerate: TolerateOption = 0,
 ) -> None:
-    """Import a **release** as its publisher lays it out.
+    """Import a **release** as its publisher lays it out: images, clinical table, expression, features."""
+    from pipelines.datasets import IMAGE_IMPORTERS
 
-    Example: `gliaflow import nifti BraTS2021_00495 brats`
-    """
-    from pipelines.datasets.nifti import import_nifti
-    from services.shared.errors import NotFound
+    if name in IMAGE_IMPORTERS:
+        _import_images(name, source, cohort, participants, tolerate)
+    else:
+        _import_tables(name, source, cohort, participants)
 
-    if name != "nifti":
-        raise NotFound("there is no importer of this name", got=name, expected="nifti")
+
+def _import_images(name: str, source: Path, cohort: str, participants: Path | None, tolerate: int) -> None:
+    from pipelines.datasets import image_importer
+
     with progress_bar("Importing") as progress:
-        imported, problems = import_nifti(open_storage(), source, cohort, participants=participants, progress=progress)
+        imported, problems = image_importer(name)(
+            open_storage(), source, cohort, participants=participants, progress=progress
+        )
     for case in imported:
         console.print(f"  sub-{case.case.id}: {', '.join(case.found)}", highlight=False)
     console.print(f"import: {len(imported)} cases in raw/{cohort}, {len(problems)} left out")
@@ -77,3 +84,30 @@ def import_(
         print_problem(problem)
     if len(problems) > tolerate:
         raise typer.Exit(EXIT_QUARANTINED)
+
+
+def _import_tables(name: str, source: Path, cohort: str, participants: Path | None) -> None:
+    from pipelines.datasets import importer
+    from pipelines.datasets.release import write_release
+
+    module = importer(name)
+    with progress_bar("Importing") as progress:
+        progress(0, 1, source.name)
+        release = module.read_release(source, participants=participants)
+        write_release(open_storage(), cohort, release)
+        progress(1, 1, source.name)
+    for matrix, table in sorted(release.matrices.items()):
+        scale = release.scale.get(matrix, "")
+        console.print(f"  {matrix}: {len(table)} × {table.shape[1]}{f', {scale}' if scale else ''}", highlight=False)
+    for reason, count in Counter(release.dropped.values()).most_common():
+        console.print(f"  left out: {count} × {reason}", highlight=False)
+    for what, count in sorted(release.counted.items()):
+        console.print(f"  {what}: {count}", highlight=False)
+    console.print(f"import: {len(release.participants)} patients in raw/{cohort}. {release.licence}", highlight=False)
+
+
+def releases_help() -> str:
+    """Return the list of releases for the command's help."""
+    from pipelines.datasets import IMAGE_IMPORTERS, IMPORTERS
+
+    return "\n\n".join(f"- **{name}**: {what}" for name, what in {**IMAGE_IMPORTERS, **IMPORTERS}.items())
