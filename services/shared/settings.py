@@ -46,6 +46,10 @@ class Settings(BaseSettings):
         None, description="Feast online store, redis://host:port; default a file"
     )
     atlas: str = Field("icbm152", description="icbm152, or a folder that holds SRI24 volumes")
+    tcia_url: str = Field(
+        "https://services.cancerimagingarchive.net/nbia-api/services/v4", description="NBIA REST interface of TCIA"
+    )
+    gdc_url: str = Field("https://api.gdc.cancer.gov", description="REST interface of the Genomic Data Commons")
     real_data: Path = Field(Path("../shared/data"), description="Folder of public data for real-input runs")
     r_oracle: Path = Field(Path("../shared/r-oracle"), description="Folder of reference results from R")
 

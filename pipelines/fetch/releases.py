@@ -1,0 +1,134 @@
+"""What can be fetched, by name: whose it is, under which terms, and what has to be fetched by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol
+
+from pipelines.fetch.connection import Connection
+from pipelines.fetch.download import Remote
+from pipelines.fetch.gdc import plan_clinical, plan_expression
+from pipelines.fetch.plan import Plan, RemoteFile, Selection
+from pipelines.fetch.tcia import plan_collection
+from services.shared.errors import InvalidValue
+
+Publisher = Literal["TCIA", "GDC"]
+
+
+class Planner(Protocol):
+    """Lists what a release holds for some patients."""
+
+    def __call__(self, connection: Connection, base_url: str, selection: Selection) -> Plan:
+        """Return the plan."""
+
+
+@dataclass(frozen=True)
+class OpenRelease:
+    """A release by name.
+
+    Parameters
+    ----------
+    what
+        One line for the list.
+    publisher
+        Whose interface is asked.
+    licence, citation
+        Terms, and whom to cite.
+    planner
+        Lists its files.
+    by_hand
+        What this command cannot fetch, and how to get it; empty where it fetches all.
+    """
+
+    what: str
+    publisher: Publisher
+    licence: str
+    citation: str
+    planner: Planner
+    by_hand: str = ""
+
+
+def _plan_files(connection: Connection, base_url: str, selection: Selection, *, files: dict[str, Remote]) -> Plan:
+    """Plan files at fixed addresses; they hold all patients at once."""
+    del connection, base_url
+    if selection.only or selection.limit is not None:
+        raise InvalidValue(
+            "this release is one table of all patients",
+            step="fetch",
+            field="--only, --limit",
+            remedy="fetch it without, and choose patients at import",
+        )
+    return Plan(units=tuple(RemoteFile(path, remote) for path, remote in sorted(files.items())), asked="")
+
+
+_TCGA = "NIH Genomic Data Sharing Policy, open tier: https://gdc.cancer.gov/access-data/data-access-policies"
+_TCGA_CITATION = (
+    "The Cancer Genome Atlas Research Network, https://www.cancer.gov/tcga; Grossman RL et al., "
+    "N Engl J Med 2016;375:1109-1112"
+)
+_GLIOMA = ("TCGA-GBM", "TCGA-LGG")
+_FACES = (
+    "Heads that are not defaced may have moved to controlled access at https://general.datacommons.cancer.gov; "
+    "TCIA then lists no series."
+)
+
+RELEASES: dict[str, OpenRelease] = {
+    "tcga-gbm-mri": OpenRelease(
+        "MRI of TCGA glioblastoma (DICOM, 262 patients)",
+        "TCIA",
+        "CC BY 3.0",
+        "Scarpace L et al., TCGA-GBM, TCIA 2016, https://doi.org/10.7937/K9/TCIA.2016.RNYFUYE9",
+        partial(plan_collection, collection="TCGA-GBM"),
+        by_hand=_FACES,
+    ),
+    "tcga-lgg-mri": OpenRelease(
+        "MRI of TCGA lower-grade glioma (DICOM, 199 patients)",
+        "TCIA",
+        "CC BY 3.0",
+        "Pedano N et al., TCGA-LGG, TCIA 2016, https://doi.org/10.7937/K9/TCIA.2016.L4LTD3TK",
+        partial(plan_collection, collection="TCGA-LGG"),
+        by_hand=_FACES,
+    ),
+    "upenn-gbm": OpenRelease(
+        "MRI of 630 glioblastoma patients, with diffusion (DICOM, 139 GB)",
+        "TCIA",
+        "CC BY 4.0",
+        "Bakas S et al., UPENN-GBM, TCIA 2021, https://doi.org/10.7937/TCIA.709X-DN49; Sci Data 2022;9:453",
+        partial(plan_collection, collection="UPENN-GBM"),
+        by_hand="NIfTI images, segmentations, radiomics and clinical tables: with IBM Aspera Connect from "
+        "https://www.cancerimagingarchive.net/collection/upenn-gbm/",
+    ),
+    "ucsf-pdgm": OpenRelease(
+        "Clinical and molecular table of 495 diffuse gliomas (CSV)",
+        "TCIA",
+        "CC BY 4.0",
+        "Calabrese E et al., UCSF-PDGM, TCIA 2022, https://doi.org/10.7937/tcia.bdgf-8v37; "
+        "Radiol Artif Intell 2022;4:e220058",
+        partial(
+            _plan_files,
+            files={
+                "UCSF-PDGM-metadata_v5.csv": Remote(
+                    "https://www.cancerimagingarchive.net/wp-content/uploads/UCSF-PDGM-metadata_v5.csv"
+                )
+            },
+        ),
+        by_hand="the images are NIfTI only: with IBM Aspera Connect from "
+        "https://www.cancerimagingarchive.net/collection/ucsf-pdgm/",
+    ),
+    "tcga-glioma-expression": OpenRelease(
+        "RNA-seq of TCGA-GBM and TCGA-LGG: STAR gene counts, FPKM and TPM as genes x samples",
+        "GDC",
+        _TCGA,
+        _TCGA_CITATION,
+        partial(plan_expression, projects=_GLIOMA),
+    ),
+    "tcga-glioma-clinical": OpenRelease(
+        "Clinical table of TCGA-GBM and TCGA-LGG",
+        "GDC",
+        _TCGA,
+        _TCGA_CITATION,
+        partial(plan_clinical, projects=_GLIOMA),
+    ),
+}
+"""Open releases by name."""
