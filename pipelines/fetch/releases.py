@@ -49,7 +49,7 @@ class OpenRelease:
     by_hand: str = ""
 
 
-def _plan_files(connection: Connection, base_url: str, selection: Selection, *, files: dict[str, Remote]) -> Plan:
+def plan_files(connection: Connection, base_url: str, selection: Selection, *, files: dict[str, Remote]) -> Plan:
     """Plan files at fixed addresses; they hold all patients at once."""
     del connection, base_url
     if selection.only or selection.limit is not None:
@@ -106,7 +106,7 @@ RELEASES: dict[str, OpenRelease] = {
         "Calabrese E et al., UCSF-PDGM, TCIA 2022, https://doi.org/10.7937/tcia.bdgf-8v37; "
         "Radiol Artif Intell 2022;4:e220058",
         partial(
-            _plan_files,
+            plan_files,
             files={
                 "UCSF-PDGM-metadata_v5.csv": Remote(
                     "https://www.cancerimagingarchive.net/wp-content/uploads/UCSF-PDGM-metadata_v5.csv"

@@ -8,6 +8,7 @@ checks what is there, and mends what is broken.
 from __future__ import annotations
 
 import fcntl
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
@@ -37,6 +38,7 @@ from services.shared.settings import settings
 
 TRANSFERS = 4
 """Files that are fetched at a time."""
+_HOST = re.compile(r"[A-Za-z0-9.:-]+")
 _OF_ONE_FILE = (ChangedFile, InvalidKey, NotFound, UnreadableFile)
 
 
@@ -255,9 +257,8 @@ class _Fetch:
             except (GliaflowError, OSError) as error:
                 if ending is None:
                     ending = error if isinstance(error, GliaflowError) else _unwritable(error)
-                    self.connection.stop()
                     for other in jobs:
-                        other.cancel()
+                        other.cancel()  # those under way may end well
         if ending is not None:
             raise ending
 
@@ -307,13 +308,13 @@ def _checked(base_url: str) -> str:
         parts = httpx.URL(base_url)
     except httpx.InvalidURL:
         parts = httpx.URL("")
-    if parts.scheme not in ("https", "http") or not parts.host or parts.userinfo or parts.query:
+    if parts.scheme not in ("https", "http") or not _HOST.fullmatch(parts.host) or parts.userinfo or parts.query:
         raise InvalidValue(
             "the publisher's address cannot be used",
             step="fetch",
             field="GLIAFLOW_TCIA_URL, GLIAFLOW_GDC_URL",
             expected="https://host/path without user, password or query",
-            got=shown(base_url) if parts.host else "no URL",
+            got=shown(base_url) if _HOST.fullmatch(parts.host) else "no URL",
         )
     return base_url.rstrip("/")
 
