@@ -28,7 +28,8 @@ def write_study(storage: Storage, cohort: str, result: StudyResult | SurvivalStu
     """
     folder = study_folder(cohort, result.study)
     kind, tables, documents = _contents(result)
-    keys = []
+    keys = [f"{folder}/study.json"]
+    storage.write_text(keys[0], json.dumps({"kind": kind}) + "\n")
     for name, table in tables.items():
         key = f"{folder}/{name}.csv"
         storage.write_text(key, table.to_csv(index=False, float_format="%.10g", lineterminator="\n"))
@@ -41,10 +42,9 @@ def write_study(storage: Storage, cohort: str, result: StudyResult | SurvivalStu
     keys += write_package(
         storage, f"{folder}/model", pack(result.model, dataclasses.replace(result.card, training=training))
     )
-    figures = {"flow": result.flow, "parameters": result.parameters, "metrics": result.metrics, "study": {"kind": kind}}
-    for name, content in figures.items():
+    for name in ("flow", "parameters", "metrics"):
         key = f"{folder}/{name}.json"
-        storage.write_text(key, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        storage.write_text(key, json.dumps(getattr(result, name), indent=2, allow_nan=False) + "\n")
         keys.append(key)
     return keys
 
