@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from pipelines.modelling.cutoff import CutoffRule, find_cutoff
 from pipelines.modelling.selection import Scaling, fit_scaling, keep_significant
 from pipelines.modelling.survival_data import SurvivalData
 from pipelines.modelling.validation import derive_seed
@@ -21,12 +22,30 @@ from services.model_serving.package import CoxSignature, FittedModel
 from services.model_serving.predictor import classifier_scores, standardise, survival_probabilities
 from services.shared.errors import InvalidTable, InvalidValue, TooFewCases
 
+__all__ = [
+    "CoxLasso",
+    "CutoffRule",
+    "ElasticNetCox",
+    "FittedSelection",
+    "Signature",
+    "SignatureRecipe",
+    "baseline_survival",
+    "check_horizons",
+    "cox_signature",
+    "event_folds",
+    "find_cutoff",
+    "fit_signature",
+    "high_risk",
+    "predicted_survival",
+    "risk_scores",
+    "screen_univariable",
+    "unpenalised_weights",
+]
+
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Event = npt.NDArray[np.int64]
-CutoffRule = Literal["maximally_selected", "x_tile", "median"]
 
-MIN_PROPORTION = 0.1
 BASELINE_POINTS = 200
 
 
@@ -102,6 +121,9 @@ class ElasticNetCox:
         Largest share of missing values of a usable feature.
     max_features
         Largest number of features with a weight: the penalty grows until so few are left.
+    smallest_ratio
+        Smallest penalty of the path over that which leaves no feature; glmnet's own (0.0001, or 0.01 with more features
+        than patients) if not given. A path that ends sooner takes a hundredth of the time.
     """
 
     l1_ratio: float = 0.5
@@ -110,6 +132,7 @@ class ElasticNetCox:
     rule: Literal["min", "1se"] = "min"
     max_missing: float = 0.5
     max_features: int | None = None
+    smallest_ratio: float | None = None
 
     @property
     def name(self) -> str:
@@ -213,7 +236,9 @@ def _penalised_weights(
     from services.survival_analytics.penalised_cox import cross_validate
 
     fold = event_folds(event, folds=max(3, min(recipe.folds, int(event.sum()))), seed=derive_seed(seed, 0))
-    found = cross_validate(z, months, event=event, folds=fold, l1_ratio=recipe.l1_ratio)
+    found = cross_validate(
+        z, months, event=event, folds=fold, l1_ratio=recipe.l1_ratio, smallest_ratio=recipe.smallest_ratio
+    )
     chosen = found.index_min if recipe.rule == "min" else found.index_1se
     if recipe.max_features is not None:
         chosen = int(np.flatnonzero(found.nonzero[: chosen + 1] <= recipe.max_features)[-1])
@@ -313,34 +338,6 @@ def baseline_survival(scores: Array, months: Array, event: Event, *, horizons: A
     times = np.unique(np.concatenate([inside, horizons]))
     hazard = evaluate_steps(baseline.time, np.cumsum(baseline.hazard), times, initial=0.0)
     return times, np.exp(-hazard * np.exp(-design.shift[0]))
-
-
-def find_cutoff(
-    scores: Array, months: Array, event: Event, *, rule: CutoffRule
-) -> tuple[float, CutoffRule, float | None]:
-    """Return the score from which patients are at high risk, the rule that was used, and its corrected P.
-
-    The cut lies midway between the neighbouring scores of the patients, whom it separates just so.
-    """
-    from services.survival_analytics.cutpoint import maximally_selected_rank, median_cutpoint, minimum_p
-
-    p_value: float | None = None
-    try:
-        if rule == "maximally_selected":
-            ranked = maximally_selected_rank(months, event, score=scores, min_proportion=MIN_PROPORTION)
-            cut, p_value = ranked.cut, ranked.p_value
-        elif rule == "x_tile":
-            tiled = minimum_p(months, event, score=scores, min_proportion=MIN_PROPORTION)
-            cut, p_value = tiled.cut, tiled.p_corrected
-        else:
-            cut = median_cutpoint(scores)
-    except TooFewCases:
-        rule, cut = "median", median_cutpoint(scores)
-    if cut == scores.max():
-        cut = scores[scores < cut].max(initial=-np.inf)  # ties at the top: they are the high group
-    if not np.isfinite(cut):
-        return float(scores[0]), rule, p_value
-    return float((scores[scores <= cut].max() + scores[scores > cut].min()) / 2), rule, p_value
 
 
 def cox_signature(model: FittedModel) -> CoxSignature:

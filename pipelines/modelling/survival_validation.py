@@ -10,10 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from pipelines.modelling.signature import (
-    Array,
     CutoffRule,
-    Event,
-    Index,
     Signature,
     SignatureRecipe,
     event_folds,
@@ -32,7 +29,9 @@ from pipelines.modelling.survival_performance import (
 from pipelines.modelling.validation import Split, derive_seed
 from services.model_serving.package import FittedModel
 
-GROUPS = ("low", "high")
+Array = npt.NDArray[np.float64]
+Event = npt.NDArray[np.int64]
+Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True)
