@@ -8,7 +8,8 @@ from typing import Literal, Protocol
 
 from pipelines.fetch.connection import Connection
 from pipelines.fetch.download import Remote
-from pipelines.fetch.gdc import plan_clinical, plan_expression
+from pipelines.fetch.gdc_clinical import plan_clinical
+from pipelines.fetch.gdc_expression import plan_expression
 from pipelines.fetch.plan import Plan, RemoteFile, Selection
 from pipelines.fetch.tcia import plan_collection
 from services.shared.errors import InvalidValue

@@ -22,6 +22,7 @@ MATRICES = {"counts.tsv": "unstranded", "fpkm.tsv": "fpkm_unstranded", "tpm.tsv"
 """The column of the publisher's files that each matrix holds."""
 SAMPLES = "samples.tsv"
 _NO_GENE = ("N_unmapped", "N_multimapping", "N_noFeature", "N_ambiguous")
+_ON_Y = "_PAR_Y"
 _BLOCK = 2048
 
 
@@ -39,6 +40,9 @@ class Sample:
 
 def read_star_counts(path: Path) -> pd.DataFrame:
     """Return one file: index ``gene_id``, columns ``gene_name`` and those of :data:`MATRICES`.
+
+    A gene of the pseudo-autosomal regions stands twice, its copy on Y without a read since the reference masks it; the
+    copy's name gets ``_PAR_Y`` as its id has, or whoever merges genes of one name would halve the gene.
 
     Raises
     ------
@@ -81,7 +85,8 @@ def read_star_counts(path: Path) -> pd.DataFrame:
         raise InvalidTable(
             "a value is missing or negative", step="assemble", field=path.name, expected="values from 0 on"
         )
-    return values.assign(gene_name=genes["gene_name"].fillna(""))
+    twin = np.where(genes.index.str.endswith(_ON_Y), _ON_Y, "")
+    return values.assign(gene_name=genes["gene_name"].fillna("") + twin)
 
 
 def write_matrices(out: Path, *, samples: Sequence[Sample]) -> list[str]:

@@ -1,21 +1,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from pipelines.fetch.gdc import clinical_table, plan_expression
+from pipelines.fetch.gdc_expression import plan_expression
 from pipelines.fetch.plan import Selection
 from pipelines.fetch.run import fetch_release
 from pipelines.fetch.star_counts import read_star_counts
 from services.shared.errors import DuplicateId, IdMismatch, InvalidTable, NotFound, Unavailable, UnreadableFile
 from tests.pipelines.fetch.conftest import GENES, star_counts
 
-EXPRESSION, CLINICAL = "tcga-glioma-expression", "tcga-glioma-clinical"
+EXPRESSION = "tcga-glioma-expression"
 
 
 @pytest.fixture
@@ -194,52 +193,7 @@ def test_an_empty_listing_and_one_that_changes_while_it_is_read(stand_in, quick,
         plan_expression(connection, stand_in.url, Selection(), projects=["TCGA-LGG"])
 
 
-@pytest.fixture
-def cases(stand_in):
-    stand_in.gdc_cases += [
-        {
-            "id": "2",
-            "submitter_id": "TCGA-DU-5849",
-            "disease_type": "Gliomas",
-            "project": {"project_id": "TCGA-LGG"},
-            "demographic": {"vital_status": "Alive", "gender": "male", "days_to_death": None},
-            "diagnoses": [{"submitter_id": "d1", "age_at_diagnosis": 17000, "treatments": [{"x": 1}]}],
-            "follow_ups": [{"days_to_follow_up": 100}, {"days_to_follow_up": 450}, {"days_to_follow_up": None}],
-        },
-        {
-            "id": "1",
-            "submitter_id": "TCGA-CS-4941",
-            "demographic": {"vital_status": "Dead", "days_to_death": 234, "note": "two\tlines\nhere"},
-            "diagnoses": [
-                {"submitter_id": "a", "tumor_grade": "G2", "diagnosis_is_primary_disease": "false"},
-                {"submitter_id": "b", "tumor_grade": "G3", "diagnosis_is_primary_disease": "true"},
-            ],
-        },
-        {"id": "3", "submitter_id": "TCGA-CS-4942", "diagnoses": None},
-    ]
-    return stand_in
-
-
-def test_clinical_cases_become_one_row_a_patient(cases, quick, tmp_path):
-    cases.page = 2
-    result = fetch_release(CLINICAL, tmp_path, patience=quick)
-    table = pd.read_csv(tmp_path / "clinical.tsv", sep="\t", index_col=0, dtype=str)
-    assert table.index.tolist() == ["TCGA-CS-4941", "TCGA-CS-4942", "TCGA-DU-5849"]
-    assert table["diagnoses.tumor_grade"].tolist()[0] == "G3"
-    assert table["diagnoses.count"].tolist() == ["2", "0", "1"]
-    assert table.loc["TCGA-DU-5849", "follow_ups.days_to_follow_up"] == "450"
-    assert table.loc["TCGA-CS-4941", "demographic.note"] == "two lines here"
-    assert table.loc["TCGA-CS-4941", "demographic.days_to_death"] == "234"
-    assert result.counted == {"patients": 3, "patients_listed": 3}
-    asked = len(cases.requests)
-    again = fetch_release(CLINICAL, tmp_path, patience=quick)
-    assert (again.skipped, again.bytes) == (1, 0)
-    assert len(cases.requests) - asked == 2
-    some = fetch_release(CLINICAL, tmp_path, only=["TCGA-DU-5849"], patience=quick)
-    assert some.skipped == 0
-    assert (tmp_path / "clinical.tsv").read_text().count("\n") == 2
-
-
-def test_a_clinical_table_does_not_depend_on_the_order_of_the_answer(cases):
-    assert clinical_table(cases.gdc_cases) == clinical_table(cases.gdc_cases[::-1])
-    assert pd.read_csv(io.StringIO(clinical_table(cases.gdc_cases)), sep="\t").shape[0] == 3
+def test_the_copy_on_y_never_shares_its_genes_name(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text(star_counts(1).decode().replace(f"{GENES[1]}\tGENE1\t", f"{GENES[0]}_PAR_Y\tGENE0\t"))
+    assert read_star_counts(path)["gene_name"].tolist()[:3] == ["GENE0", "GENE0_PAR_Y", "GENE2"]
