@@ -159,13 +159,17 @@ def draw_scores(
 
 
 @in_house_style
-def draw_comparison(name: str, rows: Sequence[tuple[str, str, Estimate, FloatArray | None]]) -> Picture:
-    """Draw AUCs with their intervals one below the other.
+def draw_comparison(
+    name: str, rows: Sequence[tuple[str, str, Estimate, FloatArray | None]], *, measure: str = "AUC"
+) -> Picture:
+    """Draw AUCs or C-indices with their intervals one below the other.
 
     Parameters
     ----------
     rows
-        Kind (ours, permuted, paper_order, published), label, estimate, and the AUC of each run where there are some.
+        Kind (ours, permuted, paper_order, published), label, estimate, and the figure of each run where there are some.
+    measure
+        What the figures are; 0.5 is chance.
     """
     figure, axes = new_figure(4.2, 0.9 + 0.5 * len(rows))
     for position, (kind, _, estimate, runs) in enumerate(rows):
@@ -181,15 +185,16 @@ def draw_comparison(name: str, rows: Sequence[tuple[str, str, Estimate, FloatArr
     axes.set_ylim(len(rows) - 0.4, -0.6)
     lowest = min([e.value if e.low is None else e.low for _, _, e, _ in rows] + [0.45])
     lowest = min([lowest, *(float(runs.min()) for *_, runs in rows if runs is not None and runs.size)])
-    axes.set(xlabel="AUC (95 % interval)", xlim=(max(0.0, lowest) - 0.03, 1.03))
+    axes.set(xlabel=f"{measure} (95 % interval)", xlim=(max(0.0, lowest) - 0.03, 1.03))
     axes.grid(visible=False, axis="y")
-    axes.set_title("Against chance and the paper")
+    beside = " and the paper" if any(kind == "published" for kind, *_ in rows) else ""
+    axes.set_title(f"Against chance{beside}")
     told = "; ".join(f"{label} {format_estimate(estimate)}" for _, label, estimate, _ in rows)
     return draw(
         figure,
         name=f"{name}-comparison",
-        alt=f"AUC: {told}",
-        caption="AUC against chance (dashed) and the paper. Ticks: single runs with permuted labels.",
+        alt=f"{measure}: {told}",
+        caption=f"{measure} against chance (dashed){beside}. Ticks: single runs with permuted labels.",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.reporting.sources import CohortState, StudyOutputs
-from pipelines.reporting.tables import UNKNOWN, Table, checklist_table
+from pipelines.reporting.tables import UNKNOWN, Table
 from services.shared.manifest import Manifest
 
 HASH_SHOWN = 12
@@ -66,14 +66,22 @@ def facts(state: CohortState, studies: Sequence[StudyOutputs]) -> list[tuple[str
 def limits(state: CohortState, studies: Sequence[StudyOutputs]) -> list[str]:
     """Return what the figures do not show."""
     paragraphs = []
-    if studies:
+    if any(study.kind == "survival" for study in studies):
+        paragraphs.append(
+            "Survival studies: apparent figures are of the patients that the score was fitted to and flatter it; "
+            "out-of-fold figures repeat the whole fit inside each training part. A validation cohort meets "
+            "coefficients, scaling and cut-off unchanged. Intervals resample patients and keep the model as it is, so "
+            "they do not tell how another fit would differ."
+        )
+    classifying = [study for study in studies if study.kind == "classification"]
+    if classifying:
         paragraphs.append(
             "Every fit (scaling, selection, tuning, calibration, threshold) was repeated inside the training part of "
             "each outer fold; a figure comes from predictions for patients whom its model had not seen. DeLong's "
             "interval treats the pooled out-of-fold predictions as independent of the training, so it is somewhat too "
-            "narrow in small cohorts. No figure comes from another hospital: there is no external validation here."
+            "narrow in small cohorts. No figure of theirs comes from another hospital."
         )
-    small = [f"{s.name} {s.metrics['patients']:.0f}" for s in studies if s.metrics["patients"] < 100]
+    small = [f"{s.name} {s.patients}" for s in studies if s.patients < 100]
     if small:
         paragraphs.append(
             f"Few patients ({', '.join(small)}): intervals are wide, the chosen features change from fold to fold, and "
@@ -87,11 +95,26 @@ def limits(state: CohortState, studies: Sequence[StudyOutputs]) -> list[str]:
 
 
 def method_tables(state: CohortState, studies: Sequence[StudyOutputs]) -> list[Table]:
-    """Return parameters, versions, hashes, the atlas, and the reporting checklist."""
-    tables = [_parameter_table(state, studies), _version_table(state, studies)]
-    if studies:
-        tables.insert(0, _data_table(studies))
-    return [*(table for table in tables if table.rows), checklist_table(_answers(state, studies))]
+    """Return where the data come from, parameters, versions, hashes, and the atlas."""
+    tables = [
+        _release_table(state),
+        _data_table(studies),
+        _parameter_table(state, studies),
+        _version_table(state, studies),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _release_table(state: CohortState) -> Table:
+    release = state.release
+    rows: list[tuple[str, str]] = []
+    if release is not None:
+        rows.append(("Release", release.importer))
+        rows += [("Terms and citation", release.licence)] if release.licence else []
+        rows += [(f"A value of {name}", scale) for name, scale in sorted(release.scale.items())]
+        rows += [(f"File {name} (SHA-256)", digest) for name, digest in sorted(release.sources.items())]
+        rows += [(f"Counted: {name.replace('_', ' ')}", str(count)) for name, count in sorted(release.counted.items())]
+    return Table("Where the data come from", ("What", "Statement"), tuple(rows))
 
 
 def _data_table(studies: Sequence[StudyOutputs]) -> Table:
@@ -105,6 +128,8 @@ def _data_table(studies: Sequence[StudyOutputs]) -> Table:
             "Model (SHA-256)": study.package_sha256,
             "Code": study.model.code_version,
         }
+        if study.model.platform:
+            stated["A value of a feature"] = study.model.platform
         rows += [(study.name, name, value) for name, value in stated.items()]
     return Table("Which data and which model: equal hashes are equal content", ("Study", "What", "Value"), tuple(rows))
 
@@ -154,36 +179,3 @@ def _plain(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
-
-
-def _answers(state: CohortState, studies: Sequence[StudyOutputs]) -> dict[str, str]:
-    """Return where the page answers an item; what it does not answer is left out."""
-    simulated = state.phantom is not None
-    answers: dict[str, str] = {}
-    if state.members is not None:
-        answers["5"] = (
-            "simulated; parameters and planted effects below raw/"
-            if simulated
-            else "not reported: see the source of the cohort"
-        )
-        answers["20"] = "Patients: flow, reasons, characteristics"
-    elif studies:
-        answers["20"] = "Patients: flow; characteristics are not reported, there is no clinical table"
-    if state.manifests["prepare"]:
-        answers["7"] = "Images: quality; Methods: parameters of each step"
-    if studies:
-        answers |= {
-            "3–4": "each study's first paragraph (intended use); background is not reported",
-            "8": "Each study's title; how the outcome was assessed is not reported",
-            "9": "each study: features of the final model",
-            "11": "Patients: characteristics (missing values); features: imputed by the training median inside folds",
-            "12": "each study: folds; Methods: parameters",
-            "13": "classes are as found and folds stratified; nothing is re-weighted: each study, confusion matrix",
-            "15": "each study: calibration, scores and threshold",
-            "21": "Results at a glance",
-            "22": "each study: features of the final model; Methods: hash of the model package",
-            "23": "Results at a glance; each study: ROC, calibration; subgroups are not reported",
-            "25–27": "Methods and limits; use in practice is not reported",
-        }
-    answers["18"] = "this page and the hashes in it; funding, conflicts and protocol are not reported"
-    return answers

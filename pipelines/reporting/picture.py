@@ -20,8 +20,12 @@ INK, MUTED, LINE, PAPER = "#1b2027", "#5a6572", "#d3dae1", "#fdfefe"
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED, SKY, YELLOW = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#f0e442"
+PURPLE = "#a8588a"  # theirs, darker: it must be seen on light and dark paper
 
 _VARIABLES = {INK: "ink", MUTED: "muted", LINE: "line", PAPER: "paper", BLUE: "blue", ORANGE: "orange", RED: "red"}
+
+# The greys of figures that the survival service draws, which stand in the page as ours do.
+_ADOPTED = {"#000000": INK, "#333333": INK, "#6b6b6b": MUTED, "#d9d9d9": LINE}
 
 in_house_style = mpl.rc_context(
     {
@@ -60,10 +64,11 @@ in_house_style = mpl.rc_context(
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure in a page: its markup, and the caption below it. The markup names itself to a screen reader."""
+    """A figure in a page: its markup, which names itself to a screen reader, the caption below it, and its name."""
 
     markup: str
     caption: str
+    name: str = ""
 
 
 def new_figure(width_in: float = 4.2, height_in: float = 3.4) -> tuple[Figure, Axes]:
@@ -91,9 +96,27 @@ def draw(figure: Figure, *, name: str, alt: str, caption: str) -> Picture:
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with mpl.rc_context({"svg.hashsalt": name}):
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata=nothing)
-    return Picture(_inline(buffer.getvalue(), name=name, alt=alt), caption)
+    return Picture(_inline(buffer.getvalue(), name=name, alt=alt), caption, name)
+
+
+def standalone_svg(picture: Picture) -> str | None:
+    """Return a drawing as an SVG file of its own, in the colours of a light page; None for a slice of a volume."""
+    if not picture.markup.startswith("<svg"):
+        return None
+    body = picture.markup
+    for colour, variable in _VARIABLES.items():
+        body = body.replace(f"var(--{variable})", colour)
+    head, _, drawing = body.partition(">")
+    return (
+        head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+        + f' font-family="DejaVu Sans, sans-serif" style="background: {PAPER}">'
+        + f"<desc>{html.escape(picture.caption)}</desc>{drawing}\n"
+    )
 
 
 def embed_png(png: bytes, *, alt: str, caption: str, width: int, height: int) -> Picture:
@@ -114,6 +137,8 @@ def _inline(svg: str, *, name: str, alt: str) -> str:
     for identifier in sorted(used, key=len, reverse=True):
         for before, after in (('id="', '"'), ("url(#", ")"), ('href="#', '"')):
             body = body.replace(f"{before}{identifier}{after}", f"{before}{name}-{identifier}{after}")
+    for grey, colour in _ADOPTED.items():
+        body = re.sub(rf"(?<=(?:stroke|..fill): ){grey}", colour, body)
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var(--{variable})")
     size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)

@@ -10,14 +10,17 @@ from importlib.resources import files
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 
-from pipelines.ledger import STEPS
-from pipelines.reporting.figures import Stage, draw_by_region, draw_flow
+from pipelines.reporting.checklist import checklist
+from pipelines.reporting.classification import StudySummary, glance_notes, glance_table, summarise
+from pipelines.reporting.figures import draw_by_region
 from pipelines.reporting.gallery import OUTLINES, can_show, draw_case
 from pipelines.reporting.methods import banners, facts, limits, method_tables
-from pipelines.reporting.picture import Picture
+from pipelines.reporting.patient_flow import draw_patient_flow, left_out_table
+from pipelines.reporting.picture import Picture, standalone_svg
 from pipelines.reporting.sources import CohortState, StudyOutputs, read_state, read_studies
-from pipelines.reporting.study_section import StudySummary, glance_notes, glance_table, study_section, summarise
-from pipelines.reporting.tables import characteristics_table, leavers_table, quality_table
+from pipelines.reporting.study_section import StudySection, study_section
+from pipelines.reporting.survival_section import judge_survival, survival_glance
+from pipelines.reporting.tables import Table, characteristics_table, leavers_table, quality_table
 from services.segmentation.contracts import Finding
 from services.shared.cohort import CaseKeys, Region
 from services.shared.storage import Storage
@@ -42,6 +45,8 @@ def report_key(cohort: str) -> str:
 def write_report(storage: Storage, cohort: str, studies: Sequence[str] | None = None) -> ReportPaths:
     """Write a cohort's report; the same content of storage gives the same bytes.
 
+    Beside the page, each study's figures are written to ``studies/<cohort>/<study>/figures/<name>.svg``.
+
     Parameters
     ----------
     studies
@@ -56,40 +61,79 @@ def write_report(storage: Storage, cohort: str, studies: Sequence[str] | None = 
     """
     state = read_state(storage, cohort)
     outputs = read_studies(storage, cohort, studies)
-    page = render(storage, state, outputs)
+    sections = tuple(study_section(study, state.phantom) for study in outputs)
+    page = render(storage, state, outputs, sections)
+    for section in sections:
+        _write_figures(storage, f"studies/{cohort}/{section.name}/figures", section)
     key = report_key(cohort)
     storage.write_text(key, page)
     return ReportPaths(key, storage.url(key))
 
 
+def _write_figures(storage: Storage, folder: str, section: StudySection) -> None:
+    drawings = {p.name: svg for p in (*section.pictures, *section.wide) if (svg := standalone_svg(p)) is not None}
+    keys = {f"{folder}/{name.removeprefix(f'{section.name}-')}.svg": svg for name, svg in drawings.items()}
+    for key in set(storage.files(folder)) - set(keys):
+        storage.remove(key)
+    for key, svg in keys.items():
+        storage.write_text(key, svg)
+
+
 def summary_table(storage: Storage, cohort: str, studies: Sequence[str] | None = None) -> tuple[StudySummary, ...]:
-    """Return one line a study, for the terminal.
+    """Return one line for each study that tells classes apart, for the terminal.
 
     Raises
     ------
     NotFound
         Where a named study has not run on the cohort.
     """
-    return tuple(summarise(study) for study in read_studies(storage, cohort, studies))
+    found = read_studies(storage, cohort, studies)
+    return tuple(summarise(study) for study in found if study.kind == "classification")
 
 
-def render(storage: Storage, state: CohortState, outputs: Sequence[StudyOutputs]) -> str:
+def overview_tables(storage: Storage, cohort: str, studies: Sequence[str] | None = None) -> tuple[Table, ...]:
+    """Return the overview of the page: a table of the studies of each kind that has run.
+
+    Raises
+    ------
+    NotFound
+        Where a named study has not run on the cohort.
+    """
+    return _overview(read_studies(storage, cohort, studies))
+
+
+def _overview(outputs: Sequence[StudyOutputs]) -> tuple[Table, ...]:
+    rows = tuple(summarise(study) for study in outputs if study.kind == "classification")
+    survival = survival_glance(outputs)
+    return (*((glance_table(rows),) if rows else ()), *((survival,) if survival is not None else ()))
+
+
+def render(
+    storage: Storage, state: CohortState, outputs: Sequence[StudyOutputs], sections: Sequence[StudySection]
+) -> str:
     """Return the page."""
     folder = files("pipelines.reporting")
     template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
         (folder / "report.html").read_text("utf-8")
     )
-    summaries = tuple(summarise(study) for study in outputs)
+    summaries = tuple(summarise(study) for study in outputs if study.kind == "classification")
+    notes = [
+        *(glance_notes(summaries, state.phantom) if summaries else ()),
+        *(f"{s.name}: {judge_survival(s, state.phantom)}" for s in outputs if s.kind == "survival"),
+    ]
     gallery, gallery_note = _gallery(storage, state)
     return (
         template.render(
             cohort=state.name,
+            lead=_lead(state),
+            imaged=state.imaged,
             css=(folder / "report.css").read_text("utf-8"),
             banners=banners(state),
             facts=facts(state, outputs),
-            glance=glance_table(summaries),
-            glance_notes=glance_notes(summaries, state.phantom),
-            flow=_flow(state, outputs),
+            glance=_overview(outputs),
+            glance_notes=notes,
+            flow=draw_patient_flow(state, outputs),
+            left_out=left_out_table(state, outputs),
             leavers=leavers_table(state.quarantine),
             characteristics=characteristics_table(state.members.participants) if state.members else None,
             gallery=gallery,
@@ -97,55 +141,18 @@ def render(storage: Storage, state: CohortState, outputs: Sequence[StudyOutputs]
             outlines=OUTLINES,
             quality=quality_table(state.quality) if state.quality else None,
             segmentation_pictures=_segmentation_pictures(state.findings),
-            studies=[study_section(study, state.phantom) for study in outputs],
+            studies=sections,
             limits=limits(state, outputs),
             methods=method_tables(state, outputs),
+            checklists=[checklist(state, study) for study in outputs],
         )
         + "\n"
     )
 
 
-def _flow(state: CohortState, outputs: Sequence[StudyOutputs]) -> Picture:
-    branches = []
-    for study in outputs:
-        excluded = study.flow.get("patients_excluded")
-        reasons = Counter(
-            str(reason)
-            for label, reason in (excluded.items() if isinstance(excluded, dict) else ())
-            if not any(label in dropped for dropped in state.quarantine.values())
-        )
-        unlabelled = study.flow.get("patients_without_outcome")
-        if isinstance(unlabelled, list) and unlabelled:
-            reasons["outcome is missing"] += len(unlabelled)
-        branches.append((study.name, round(study.metrics["patients"]), tuple(reasons.most_common())))
-    return draw_flow(_stages(state, outputs), branches)
-
-
-def _stages(state: CohortState, outputs: Sequence[StudyOutputs]) -> list[Stage]:
-    if state.everyone is None or state.members is None:
-        given = [study.flow.get("patients_given") for study in outputs]
-        return [Stage("In the table of features", max((n for n in given if isinstance(n, int)), default=0))]
-    members = {case.id for case in state.members.cases}
-    others = len(state.everyone.cases) - len(members)
-    stages = [
-        Stage(
-            "In the clinical table",
-            len(state.everyone.cases),
-            ((("train the segmentation network", others),) if others else ()),
-        ),
-    ]
-    remaining, reasons = set(members), Counter[str]()
-    for step in STEPS:
-        for label, problem in sorted(state.quarantine[step].items()):
-            if label in remaining:
-                reasons[f"{step}: {problem.get('detail', 'unknown')}"] += 1
-                remaining.discard(label)
-    extracted = remaining & set(state.manifests["extract"])
-    if len(remaining) > len(extracted):
-        reasons["not treated by every step yet"] += len(remaining) - len(extracted)
-    stages.append(Stage("For the studies", len(members), tuple(reasons.most_common())))
-    stages.append(Stage("With features", len(extracted)))
-    return stages
+def _lead(state: CohortState) -> str:
+    told = "images" if state.imaged else "measurements"
+    return f"What {told} of these patients say about their tumours, how sure that is, and how it was found."
 
 
 def _gallery(storage: Storage, state: CohortState) -> tuple[list[Picture], str]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pipelines.datasets.release import import_key
 from pipelines.ledger import STEPS, Step, read_quarantine
+from pipelines.reporting.published import PAPERS, Paper
 from services.model_serving.package import DESCRIPTION, Estimate, PackageDescription
 from services.preprocessing.contracts import Quality
 from services.segmentation.contracts import Finding
@@ -22,7 +24,12 @@ from services.shared.errors import NotFound, Problem, UnreadableFile
 from services.shared.manifest import Manifest, read_manifest
 from services.shared.storage import Storage
 
-STUDY_TABLES = ("predictions", "folds", "roc", "calibration", "permuted", "comparison", "features")
+StudyKind = Literal["classification", "survival"]
+STUDY_TABLES: Mapping[StudyKind, tuple[str, ...]] = {
+    "classification": ("predictions", "folds", "roc", "calibration", "permuted", "comparison", "features"),
+    "survival": ("predictions", "features"),
+}
+"""Tables that every study of a kind writes; it may write more."""
 
 Kind = TypeVar("Kind", bound=BaseModel)
 
@@ -36,6 +43,28 @@ class Phantom(BaseModel):
     null: bool
     parameters: dict[str, object]
     effects: dict[str, object]
+
+
+class ReleaseStatement(BaseModel):
+    """What an importer said about the release that became the cohort."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    importer: str
+    patients: int
+    scale: dict[str, str] = {}
+    dropped: dict[str, str] = {}
+    counted: dict[str, int] = {}
+    sources: dict[str, str] = {}
+    licence: str = ""
+
+
+class StudyStatement(BaseModel):
+    """What kind of study wrote a folder."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    kind: StudyKind = "classification"
 
 
 @dataclass(frozen=True)
@@ -54,6 +83,10 @@ class CohortState:
         By case label: quality of the prepared images, what the segmentation says, and (by step) who made the files.
     phantom
         How the cohort was made, where it is simulated.
+    release
+        What its importer said, where it is a publisher's release.
+    imaged
+        Whether its cases have folders of images; a cohort of tables has none.
     """
 
     name: str
@@ -64,6 +97,8 @@ class CohortState:
     findings: dict[str, Finding]
     manifests: dict[Step, dict[str, Manifest]]
     phantom: Phantom | None
+    release: ReleaseStatement | None = None
+    imaged: bool = True
 
     @property
     def cases(self) -> tuple[CaseRef, ...]:
@@ -77,25 +112,31 @@ class StudyOutputs:
 
     Parameters
     ----------
+    kind
+        Whether it tells classes apart or orders survival.
     metrics
         Flat figures; ``<name>_low`` and ``<name>_high`` are 95 % limits.
     tables
-        Its CSV files by name, see :data:`STUDY_TABLES`.
+        Its CSV files by name: at least those of :data:`STUDY_TABLES`.
     flow, parameters
         Patients in and out, and what the study was told.
     model
         Description of the model fitted to all patients.
     package_sha256
         Hash of that description, which is the version of the model.
+    documents
+        Its further JSON files by name.
     """
 
     name: str
+    kind: StudyKind
     metrics: dict[str, float]
     tables: dict[str, pd.DataFrame]
     flow: dict[str, object]
     parameters: dict[str, object]
     model: PackageDescription
     package_sha256: str
+    documents: dict[str, str] = field(default_factory=dict)
 
     def estimate(self, name: str) -> Estimate | None:
         """Return a figure with its limits, or None where the study did not compute it."""
@@ -108,6 +149,23 @@ class StudyOutputs:
     def classes(self) -> tuple[str, str]:
         """Negative and positive class."""
         return self.model.classes
+
+    @property
+    def paper(self) -> Paper | None:
+        """The paper that the study follows."""
+        return PAPERS.get(self.name)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Groups of patients that a survival study has figures of: ``train``, ``cv``, ``validation_<cohort>`` …"""
+        named = (name.removesuffix("_patients") for name in self.metrics if name.endswith("_patients"))
+        found = [part for part in named if f"{part}_c_index" in self.metrics and part != "permuted"]
+        return tuple(sorted(found, key=lambda part: ({"train": 0, "cv": 1}.get(part, 2), part)))
+
+    @property
+    def patients(self) -> int:
+        """How many patients the study learnt from."""
+        return round(self.metrics["patients" if self.kind == "classification" else "train_patients"])
 
 
 def read_studies(storage: Storage, cohort: str, names: Sequence[str] | None = None) -> tuple[StudyOutputs, ...]:
@@ -147,10 +205,17 @@ def _read_study(storage: Storage, cohort: str, name: str) -> StudyOutputs:
     model = _read(storage, key, PackageDescription)
     if model is None:
         raise NotFound("the study has no model", step="report", field=key, remedy=f"run 'gliaflow study {name}' again")
+    stated = _read(storage, f"{folder}/study.json", StudyStatement)
+    kind = stated.kind if stated is not None else "classification"
+    written = {key.rpartition("/")[2] for key in storage.files(folder) if key.count("/") == folder.count("/") + 1}
+    tables = {file.removesuffix(".csv") for file in written if file.endswith(".csv")} | set(STUDY_TABLES[kind])
+    documents = {file for file in written if file.endswith(".json")} - _OWN_FILES
     return StudyOutputs(
         name=name,
+        kind=kind,
         metrics=json.loads(storage.read_text(f"{folder}/metrics.json")),
-        tables={table: _read_table(storage, f"{folder}/{table}.csv") for table in STUDY_TABLES},
+        tables={table: _read_table(storage, f"{folder}/{table}.csv") for table in sorted(tables)},
+        documents={file.removesuffix(".json"): storage.read_text(f"{folder}/{file}") for file in sorted(documents)},
         flow=json.loads(storage.read_text(f"{folder}/flow.json")),
         parameters=json.loads(storage.read_text(f"{folder}/parameters.json")),
         model=model,
@@ -158,8 +223,12 @@ def _read_study(storage: Storage, cohort: str, name: str) -> StudyOutputs:
     )
 
 
+_OWN_FILES = frozenset({"metrics.json", "flow.json", "parameters.json", "study.json"})
+
+
 def _read_table(storage: Storage, key: str) -> pd.DataFrame:
-    return pd.read_csv(io.StringIO(storage.read_text(key)), dtype={"case_id": str})
+    text = storage.read_text(key)
+    return pd.read_csv(io.StringIO(text), dtype={"case_id": str}) if text.strip() else pd.DataFrame()
 
 
 def read_state(storage: Storage, cohort: str) -> CohortState:
@@ -170,12 +239,15 @@ def read_state(storage: Storage, cohort: str) -> CohortState:
     NotFound
         Where there is neither a cohort nor a study of this name.
     """
-    has_images = storage.exists(participants_key(cohort))
-    if not has_images and not storage.folders(f"studies/{cohort}"):
+    listed = storage.exists(participants_key(cohort))
+    if not listed and not storage.folders(f"studies/{cohort}"):
         read_cohort(storage, cohort)
-    everyone = read_cohort(storage, cohort) if has_images else None
+    everyone = read_cohort(storage, cohort) if listed else None
     members = everyone.subset("study") if everyone else None
-    keys = {case.id: CaseKeys(case) for case in (members.cases if members else ())}
+    release = _read(storage, import_key(cohort), ReleaseStatement)
+    imaged = any(folder.startswith("sub-") for folder in storage.folders(f"raw/{cohort}"))
+    pictured = members.cases if members is not None and imaged else ()
+    keys = {case.id: CaseKeys(case) for case in pictured}
     quality = {label: _read(storage, k.quality, Quality) for label, k in keys.items()}
     findings = {label: _read(storage, finding_key(k), Finding) for label, k in keys.items()}
     manifests: dict[Step, dict[str, Manifest]] = {}
@@ -192,6 +264,8 @@ def read_state(storage: Storage, cohort: str) -> CohortState:
         findings={label: f for label, f in findings.items() if f is not None},
         manifests=manifests,
         phantom=_read(storage, phantom_key, Phantom),
+        release=release,
+        imaged=imaged,
     )
 
 

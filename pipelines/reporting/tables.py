@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from pipelines.ledger import STEPS, Step
@@ -22,6 +23,24 @@ def format_estimate(estimate: Estimate | None) -> str:
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.3f}"
     return f"{estimate.value:.3f} [{estimate.low:.3f}–{estimate.high:.3f}]"
+
+
+def format_number(value: object) -> str:
+    """Return a number as it is printed in tables; anything else as text."""
+    if isinstance(value, np.floating):
+        value = float(value)
+    if not isinstance(value, float):
+        return str(value)
+    if np.isnan(value):
+        return UNKNOWN
+    if value.is_integer() and 2 <= abs(value) < 1e6:
+        return f"{value:.0f}"
+    return f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3f}"
+
+
+def format_p(value: float) -> str:
+    """Return a p-value as it is printed everywhere."""
+    return UNKNOWN if np.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 @dataclass(frozen=True)
@@ -133,38 +152,3 @@ def _plain(value: object) -> str:
 def key_value_table(caption: str, facts: Mapping[str, object], *, headers: tuple[str, str]) -> Table:
     """Return names and values, one row each, in the order given."""
     return Table(caption, headers, tuple((name, str(value)) for name, value in facts.items()))
-
-
-CHECKLIST_CAPTION = "TRIPOD+AI (BMJ 2024;385:e078378), in short: where each item is answered"
-
-
-def checklist_table(answers: Mapping[str, str]) -> Table:
-    """Return the reporting checklist; an item without an answer says so."""
-    rows = tuple((item, topic, answers.get(item, "not reported")) for item, topic in _CHECKLIST)
-    silent = tuple(i for i, row in enumerate(rows) if row[2].startswith("not reported"))
-    return Table(CHECKLIST_CAPTION, ("Item", "Topic", "Where"), rows, flagged=silent)
-
-
-_CHECKLIST: Sequence[tuple[str, str]] = (
-    ("3–4", "Background, intended use, objectives"),
-    ("5", "Source of data and dates"),
-    ("6", "Participants: setting, eligibility, treatment"),
-    ("7", "Preparation of the data"),
-    ("8", "Outcome and how it was assessed"),
-    ("9", "Predictors"),
-    ("10", "Sample size"),
-    ("11", "Missing data"),
-    ("12", "Analysis: partition, selection, model, measures"),
-    ("13", "Class imbalance"),
-    ("14", "Fairness"),
-    ("15", "Output of the model, threshold"),
-    ("17", "Ethical approval"),
-    ("18", "Funding, conflicts, protocol, data and code sharing"),
-    ("19", "Involvement of patients and the public"),
-    ("20", "Flow and characteristics of participants"),
-    ("21", "Participants and events in each analysis"),
-    ("22", "Specification of the model"),
-    ("23", "Performance with confidence intervals"),
-    ("24", "Updating of the model"),
-    ("25–27", "Interpretation, limitations, usability"),
-)

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pandas as pd
 
+from pipelines.reporting.classification import StudySummary, judge
 from pipelines.reporting.sources import Phantom
-from pipelines.reporting.study_section import StudySummary, judge
-from pipelines.reporting.tables import characteristics_table, checklist_table, format_estimate, leavers_table
+from pipelines.reporting.tables import characteristics_table, format_estimate, leavers_table
 from services.model_serving.package import Estimate
 
 
@@ -37,14 +37,6 @@ def test_leavers_are_sorted_by_step_and_case() -> None:
         ("sub-c", "prepare", "x"),
         ("sub-b", "extract", "late"),
     ]
-
-
-def test_checklist_owns_up_to_what_is_missing() -> None:
-    table = checklist_table({"23": "Results"})
-    answers = {row[0]: row[2] for row in table.rows}
-    assert answers["23"] == "Results"
-    assert answers["17"] == "not reported"
-    assert len(table.flagged) == len(table.rows) - 1
 
 
 def summary(auc: Estimate, permuted: Estimate | None) -> StudySummary:

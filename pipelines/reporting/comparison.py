@@ -1,0 +1,56 @@
+"""The paper's figures beside ours, with a line that says what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pipelines.reporting.published import FIGURES, Paper
+from pipelines.reporting.sources import StudyOutputs
+from pipelines.reporting.survival_figures import part_name
+from pipelines.reporting.tables import Table, format_estimate
+from services.model_serving.package import Estimate
+
+
+def paper_table(study: StudyOutputs) -> Table | None:
+    """Return the paper's figures, each followed by ours of the same kind; None where the study follows no paper."""
+    paper = study.paper
+    if paper is None:
+        return None
+    rows: list[tuple[str, str, str, str]] = []
+    ours: list[int] = []
+    for figure in dict.fromkeys(published.figure for published in paper.figures):
+        label = FIGURES.get(figure, figure)
+        for published in paper.figures:
+            if published.figure == figure:
+                value = Estimate(value=published.value, low=published.low, high=published.high)
+                rows.append((label, "paper", published.where, format_estimate(value)))
+        for where, estimate in our_figures(study, figure):
+            ours.append(len(rows))
+            rows.append((label, "here", where, format_estimate(estimate)))
+    caption = f"Beside the paper: {paper.source}. Rows of this study are marked"
+    return Table(
+        caption, ("Figure", "Whose", "Model and patients", "Value"), tuple(rows), numeric=(3,), flagged=tuple(ours)
+    )
+
+
+def our_figures(study: StudyOutputs, figure: str) -> Iterator[tuple[str, Estimate]]:
+    """Yield what a study found of one kind of figure, with the patients it is of."""
+    if study.kind == "classification":
+        estimate = study.estimate(figure)
+        if estimate is not None:
+            yield "out of fold", estimate
+        return
+    for part in (*study.parts, "permuted"):
+        estimate = study.estimate(f"{part}_{figure}")
+        if estimate is not None:
+            yield part_name(part), estimate
+
+
+def why_different(paper: Paper, *, simulated: bool) -> str:
+    """Return why the two cannot be compared at face value."""
+    if simulated:
+        return (
+            "The patients here are simulated, with effects that were planted, so the figures cannot be compared: a "
+            "high figure shows that the software finds what is there, not that it works on patients."
+        )
+    return f"Other patients and other data, so for orientation only. {paper.differs}"
