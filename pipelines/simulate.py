@@ -11,6 +11,7 @@ import pandas as pd
 import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipelines.datasets.release import Release, write_statement
 from pipelines.phantom.anatomy import draw_subject
 from pipelines.phantom.clinic import Patient, draw_patient, participant_label
 from pipelines.phantom.effects import EFFECTS, Stream, random_stream
@@ -205,7 +206,10 @@ def _write_cohort(
     for table, file in zip(draw_expression(seed, patients, null=null), ("expression", "counts"), strict=True):
         with storage.publish(f"raw/{name}/{file}.parquet") as path:
             table.to_parquet(path)
-    write_participants(storage, name, pd.DataFrame([p.row for p in patients]))
+    participants = pd.DataFrame([p.row for p in patients])
+    scale = {"expression": "log2(FPKM + 1)", "counts": "counts"}
+    write_statement(storage, name, Release("simulate", participants, scale=scale, licence="Simulated: no patients."))
+    write_participants(storage, name, participants)
     return read_cohort(storage, name)
 
 

@@ -28,7 +28,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 """In the order of `gliaflow --help`."""
 
-_EPILOGUES: dict[str, Callable[[], str]] = {"import": data.releases_help}
+_EPILOGUES: dict[str, Callable[[], str]] = {"import": data.releases_help, "study": studies.studies_help}
 
 for _name, _command in COMMANDS.items():
     app.command(_name, epilog=_EPILOGUES.get(_name, str)())(_command)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="Study: grading or atrx")],
+    name: Annotated[str, typer.Argument(help="Study, see the list below")],
     cohort: CohortOption = None,
     params: ParamsOption = None,
     features: Annotated[
@@ -31,16 +31,24 @@ def study(
         ),
     ] = None,
     participants: Annotated[Path | None, typer.Option(help="Clinical table of --features (CSV or TSV)")] = None,
+    validation: Annotated[
+        list[str] | None,
+        typer.Option(help="Cohort that a survival study's signature is applied to, unchanged; several times if needed"),
+    ] = None,
+    risk_groups_of: Annotated[
+        str | None, typer.Option(help="Cohort whose ferroptosis study says who is at high risk (ferroptosis_imaging)")
+    ] = None,
 ) -> None:
-    """Run a **study**: selection and classifier inside nested cross-validation, permuted labels, deployable model.
+    """Run a **study**: selection, model and cut-off in nested cross-validation, permuted outcomes, deployable model.
 
-    Example: `gliaflow study grading --features published.csv --participants clinic.csv --cohort published`
+    Examples: `gliaflow study grading --features published.csv --participants clinic.csv --cohort published`;
+    `gliaflow study ferroptosis --cohort tcga --validation freije --validation joo`
     """
     from pipelines.flows.study import run_study
     from pipelines.parameters import read_section, read_value
-    from pipelines.studies import study as find_study
+    from pipelines.studies import parameters_of
 
-    parameters = read_section(params, name, find_study(name).Parameters)
+    parameters = read_section(params, name, parameters_of(name))
     # A table of its own is a cohort of its own: its results must not take the place of another's.
     cohort = case_label(features.stem) if features is not None and cohort is None else cohort_name(cohort, params)
     with progress_bar(name.capitalize()) as progress:
@@ -51,6 +59,8 @@ def study(
             seed=read_value(params, "seed", default=0),
             features=features,
             participants=participants,
+            validation=tuple(validation or ()),
+            risk_groups_of=risk_groups_of,
             progress=progress,
         )
     print_figures(cohort, [name])
@@ -125,3 +135,10 @@ def predict(
     out.print(table)
     for warning in found.warnings:
         console.print(f"[yellow]{warning}[/]", highlight=False)
+
+
+def studies_help() -> str:
+    """Return the list of studies for the command's help."""
+    from pipelines.studies import STUDIES
+
+    return "\n\n".join(f"- **{name}**: {what}" for name, (_, what) in STUDIES.items())

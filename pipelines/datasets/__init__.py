@@ -7,15 +7,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from pipelines.datasets.release import Release
 from services.shared.errors import GliaflowError, NotFound
 from services.shared.storage import Storage
 
 if TYPE_CHECKING:
     from pipelines.datasets.nifti import ImportedCase
+    from pipelines.datasets.release import Release
 
 IMPORTERS: dict[str, str] = {
     "bakas": "Published radiomics of 102 GBM and 65 LGG of TCGA: folder with TCGA_GBM_….csv and TCGA_LGG_….csv",
+    "brats": "Name mappings and survival tables of BraTS 2017 to 2021: a file or the folder of them",
+    "mu_glioma_post": "MU-Glioma-Post: folder with its clinical and its radiomics table",
+    "ucsf_pdgm": "UCSF-PDGM: its metadata table, or the folder of it",
+    "upenn_gbm": "UPENN-GBM: folder with its clinical table and the CaPTk radiomics",
+    "tcga": "Clinical and survival data of TCGA gliomas: folder with Ceccarelli 2016 Table S1, TCGA-CDR and further tables",
+    "porpoise": "PORPOISE's TCGA table of RNA-seq z-scores: tcga_gbmlgg_all_clean.csv (or .zip)",
+    "tcga_expression": "A matrix of TCGA expression as UCSC Xena or cBioPortal lay it out",
+    "cgga": "CGGA mRNAseq_693 or 325: folder with the clinical table and, where there are such, RSEM genes and read counts",
+    "gliovis": "A GlioVis export: <name>_expr.csv and <name>_pdata.csv (either, the path up to <name>, or their folder)",
 }
 """Releases of tables by name, with what to point the importer at; the module has the same name."""
 

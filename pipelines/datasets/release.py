@@ -82,6 +82,13 @@ def write_release(storage: Storage, cohort: str, release: Release) -> list[str]:
             keys.append(key)
         else:
             storage.remove(key)
+    write_statement(storage, cohort, release)
+    write_participants(storage, cohort, release.participants, meanings=release.meanings)
+    return [*keys, import_key(cohort), participants_key(cohort)]
+
+
+def write_statement(storage: Storage, cohort: str, release: Release) -> None:
+    """Write what an importer says about a cohort: where it comes from, what was left out, what values are."""
     statement = {
         "importer": release.name,
         "patients": len(release.participants),
@@ -92,8 +99,14 @@ def write_release(storage: Storage, cohort: str, release: Release) -> list[str]:
         "licence": release.licence,
     }
     storage.write_text(import_key(cohort), json.dumps(statement, indent=2) + "\n")
-    write_participants(storage, cohort, release.participants, meanings=release.meanings)
-    return [*keys, import_key(cohort), participants_key(cohort)]
+
+
+def matrix_scale(storage: Storage, cohort: str, matrix: str) -> str:
+    """Return what a value of a cohort's matrix is, as its importer says; empty where nobody said."""
+    key = import_key(cohort)
+    if not storage.exists(key):
+        return ""
+    return str(json.loads(storage.read_text(key)).get("scale", {}).get(matrix, ""))
 
 
 def read_matrix(storage: Storage, cohort: str, matrix: str) -> pd.DataFrame:

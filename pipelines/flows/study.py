@@ -1,50 +1,43 @@
-"""Run a study on features of the feature store, or of any table, and register the model that it fits."""
+"""Run a study on features of the feature store, of an imported release, or of any table, and register its model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from pipelines.clients import connect
-from pipelines.datasets.bakas import is_bakas_folder, read_bakas
-from pipelines.datasets.participants import read_participants
-from pipelines.ledger import STEPS, read_quarantine, usable_cases
+from pipelines.flows.study_inputs import (
+    features_of_release,
+    features_of_store,
+    is_released,
+    survival_cohort,
+    survival_cohorts,
+)
 from pipelines.modelling.outputs import study_folder, write_study
 from pipelines.modelling.study import Progress, StudyParameters
-from pipelines.modelling.tables import read_feature_table
-from pipelines.studies import Study, study
-from services.feature_store.contracts import EntityRow, HistoricalRequest
-from services.feature_store.tables import scan_timestamps
+from pipelines.modelling.survival_study import SurvivalStudyParameters
+from pipelines.studies import kind_of, study, survival_study
 from services.model_serving.contracts import RegisterRequest, RegisterResult
-from services.shared.cohort import read_cohort
-from services.shared.errors import TooFewCases
-from services.shared.storage import Storage, open_storage
-
-
-@dataclass(frozen=True)
-class StudyInput:
-    """What a study learns from: features by case, class by case, and who is left out for what reason."""
-
-    features: pd.DataFrame
-    labels: pd.Series
-    excluded: dict[str, str]
+from services.shared.errors import InvalidValue
+from services.shared.storage import open_storage
 
 
 @flow(name="study", validate_parameters=False)
 def run_study(
     cohort: str,
     name: str,
-    parameters: StudyParameters,
+    parameters: StudyParameters | SurvivalStudyParameters,
     seed: int,
     features: Path | None = None,
     participants: Path | None = None,
+    validation: Sequence[str] = (),
+    risk_groups_of: str | None = None,
     progress: Progress | None = None,
 ) -> RegisterResult:
-    """Run a study on features of the feature store, or of any table, and register the model that it fits.
+    """Run a study and register the model that it fits.
 
     Parameters
     ----------
@@ -57,62 +50,74 @@ def run_study(
     seed
         Decides folds and permutations.
     features
-        A table (Parquet or CSV) with one row a patient, or a folder with the published TCGA radiomics; None takes the
-        study's features from the feature store as they were known at each patient's scan.
+        A table (Parquet or CSV) with one row a patient. None takes the matrix of an imported release, or the study's
+        features from the feature store as they were known at each patient's scan.
     participants
         The clinical table of ``features``; None takes the cohort's.
+    validation
+        Cohorts that a survival study's signature is applied to, unchanged.
+    risk_groups_of
+        A cohort with a finished ferroptosis study, whose out-of-fold risk groups are these patients' outcome.
     progress
         Called with folds done, folds in all, and what is being done.
-    """
-    storage = open_storage()
-    module = study(name)
-    if features is None:
-        given = features_of_store(storage, cohort, name, module)
-    else:
-        given = features_of_table(storage, cohort, module, features, participants)
-    result = module.run(
-        given.features, given.labels, parameters=parameters, seed=seed, excluded=given.excluded, progress=progress
-    )
-    write_study(storage, cohort, result)
-    model = name if features is None else f"{name}-{cohort}"
-    return _register(RegisterRequest(folder=f"{study_folder(cohort, name)}/model", model=model))
-
-
-def features_of_store(storage: Storage, cohort: str, name: str, module: Study) -> StudyInput:
-    """Return a study's features as the feature store knew them at each patient's scan.
 
     Raises
     ------
-    TooFewCases
-        Where no case of the cohort has features.
+    NotFound
+        Where there is no such study, cohort or matrix.
+    InvalidValue
+        Where validation cohorts are given to a study that classifies.
     """
-    members = read_cohort(storage, cohort).subset("study")
-    excluded = {
-        label: f"{step}: {problem['title']}"
-        for step in STEPS
-        for label, problem in read_quarantine(storage, cohort, step).items()
-    }
-    cases = [case.id for case in usable_cases(storage, members, steps=STEPS)]
-    if not cases:
-        raise TooFewCases("no case has features", case=cohort, step=name, remedy="run 'gliaflow extract' first")
-    moments = scan_timestamps(members)
-    rows = tuple(EntityRow(case_id=case, event_timestamp=moments[case].to_pydatetime()) for case in cases)
-    wanted = HistoricalRequest(cohort=cohort, rows=rows, names=(f"radiomics_{name}",))
-    answer = connect("feature_store").historical_features(wanted)
-    table = pd.DataFrame([row.features for row in answer.rows], index=pd.Index(cases, name="case_id"), dtype=float)
-    return StudyInput(table, module.read_labels(members.participants, table.index), excluded)
-
-
-def features_of_table(
-    storage: Storage, cohort: str, module: Study, features: Path, participants: Path | None
-) -> StudyInput:
-    """Return the features and classes of a published table."""
-    if features.is_dir() and is_bakas_folder(features):
-        bakas = read_bakas(features)
-        return StudyInput(bakas.features, bakas.labels, {})
-    table = read_feature_table(features).features
-    clinic = read_cohort(storage, cohort).participants if participants is None else read_participants(participants)
-    return StudyInput(table, module.read_labels(clinic, table.index), {})
+    storage = open_storage()
+    released = features is not None or is_released(storage, cohort)
+    if kind_of(name) == "survival":
+        survival = survival_study(name)
+        result = survival.run(
+            survival_cohort(storage, cohort, survival.MATRIX, features=features, participants=participants),
+            survival_cohorts(storage, validation, survival.MATRIX),
+            parameters=SurvivalStudyParameters.model_validate(parameters),
+            seed=seed,
+            progress=progress,
+        )
+        write_study(storage, cohort, result)
+    elif validation:
+        raise InvalidValue(
+            "a classification study has no validation cohorts",
+            step=name,
+            field="validation",
+            got=", ".join(validation),
+            remedy="register its model, then run 'gliaflow validate' on each cohort",
+        )
+    else:
+        module = study(name)
+        given = (
+            features_of_release(
+                storage,
+                cohort,
+                module,
+                features=features,
+                participants=participants,
+                risk_groups_of=risk_groups_of,
+            )
+            if released
+            else features_of_store(storage, cohort, name, module)
+        )
+        write_study(
+            storage,
+            cohort,
+            module.run(
+                given.features,
+                given.labels,
+                clinical=given.clinical,
+                parameters=StudyParameters.model_validate(parameters),
+                seed=seed,
+                excluded=given.excluded,
+                progress=progress,
+            ),
+        )
+    # A model of tables must not become the champion of the images' model of the same name.
+    model = f"{name}-{cohort}" if released or kind_of(name) == "survival" else name
+    return _register(RegisterRequest(folder=f"{study_folder(cohort, name)}/model", model=model))
 
 
 @task(name="register model", cache_policy=NO_CACHE, persist_result=False)

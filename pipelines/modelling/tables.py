@@ -151,8 +151,8 @@ def check_unique(ids: pd.Index, *, field: str) -> None:
         )
 
 
-def participant_labels(participants: pd.DataFrame, column: str, ids: pd.Index) -> pd.Series:
-    """Return one clinical column for a feature table's patients.
+def participant_rows(participants: pd.DataFrame, ids: pd.Index) -> pd.DataFrame:
+    """Return the clinical table's rows of a feature table's patients, indexed by ``ids``.
 
     Patients match by ``participant_id`` (with or without ``sub-``), by ``source_id``, or by the label that an import
     makes of their identifier, whichever fits more of them.
@@ -162,23 +162,11 @@ def participant_labels(participants: pd.DataFrame, column: str, ids: pd.Index) -
     ids
         ``case_id`` of the feature table.
 
-    Returns
-    -------
-    pandas.Series
-        Indexed by ``ids``; NaN where the clinical table has no entry.
-
     Raises
     ------
-    InvalidTable, IdMismatch
-        Where the table lacks the column, or not every patient is in it.
+    IdMismatch, DuplicateId
+        Where not every patient is in the clinical table, or one stands there twice.
     """
-    if column not in participants:
-        raise InvalidTable(
-            "the clinical table lacks the outcome",
-            field="participants.tsv",
-            expected=column,
-            got=", ".join(map(str, participants.columns[:12])),
-        )
     labels = participants["participant_id"].astype(str).str.removeprefix("sub-")
     ways = [(ids, labels)]
     if "source_id" in participants:
@@ -189,9 +177,25 @@ def participant_labels(participants: pd.DataFrame, column: str, ids: pd.Index) -
     missing = ids[~wanted.isin(known)]
     if len(missing):
         raise id_mismatch(list(missing), [], expected="a row of participants.tsv for each patient with features")
-    values = pd.Series(participants[column].to_numpy(), index=pd.Index(known)).reindex(wanted)
-    values.index = ids
-    return values.rename(column)
+    return participants.set_index(pd.Index(known)).loc[wanted].set_index(ids)
+
+
+def participant_labels(participants: pd.DataFrame, column: str, ids: pd.Index) -> pd.Series:
+    """Return one clinical column for a feature table's patients, indexed by ``ids``; NaN where there is no entry.
+
+    Raises
+    ------
+    InvalidTable, IdMismatch, DuplicateId
+        Where the table lacks the column, and as :func:`participant_rows`.
+    """
+    if column not in participants:
+        raise InvalidTable(
+            "the clinical table lacks the outcome",
+            field="participants.tsv",
+            expected=column,
+            got=", ".join(map(str, participants.columns[:12])),
+        )
+    return participant_rows(participants, ids)[column]
 
 
 def participant_classes(

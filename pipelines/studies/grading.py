@@ -107,12 +107,14 @@ def run(
     features: pd.DataFrame,
     labels: pd.Series,
     *,
+    clinical: pd.DataFrame | None = None,
     parameters: StudyParameters | None = None,
     seed: int = 0,
     excluded: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> StudyResult:
-    """Run the grading study; see :func:`pipelines.modelling.study.run_study`."""
+    """Run the grading study, from images alone; see :func:`pipelines.modelling.study.run_study`."""
+    del clinical
     chosen = Parameters.model_validate((parameters or Parameters()).model_dump())
     plan = StudyPlan(NAME, VERSION, CLASSES, INTENDED_USE, GradingRecipe(chosen), chosen)
     return run_study(plan, features, labels, seed=seed, excluded=excluded, progress=progress)

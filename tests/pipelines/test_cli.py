@@ -40,7 +40,7 @@ def test_mistake_of_a_user_is_one_message_without_traceback(tmp_path: Path) -> N
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     assert "there is no such study" in result.stderr
-    assert "atrx, grading" in result.stderr
+    assert "grading_survival, atrx" in result.stderr
 
 
 def test_value_outside_its_contract_is_one_message_too(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from pipelines.cli import app
 from pipelines.cli.app import EXIT_QUARANTINED
-from pipelines.flows.study import features_of_store
+from pipelines.flows.study_inputs import features_of_store
 from pipelines.simulate import SimulateParameters, extend_cohort, simulate_cohort
 from pipelines.studies import study
 from services.shared.cohort import CaseKeys, Sequence, participants_key

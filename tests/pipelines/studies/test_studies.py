@@ -208,7 +208,7 @@ def test_outcomes_come_from_the_clinical_table():
     ids = pd.Index(["A", "B", "C", "D"])
     assert study("grading").read_labels(table, ids).tolist() == ["LGG", "LGG", "HGG", None]
     assert study("atrx").read_labels(table, ids).tolist() == ["WT", "Mutant", None, "Mutant"]
-    with pytest.raises(NotFound, match="atrx, grading"):
+    with pytest.raises(NotFound, match="grading_survival, atrx"):
         study("survival")
 
 
