@@ -196,7 +196,7 @@ class Connection:
             return Answer([], date)
         try:
             return Answer(json.loads(content), date)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise UnreadableFile(
                 "the publisher's answer is no JSON",
                 step="fetch",
@@ -254,7 +254,7 @@ def _moment(header: str | None) -> datetime | None:
 def _retry_after_s(reply: httpx.Response) -> float | None:
     """Return the seconds of a ``Retry-After``, which is a number or a date (RFC 9110, 10.2.3)."""
     said = reply.headers.get("retry-after", "").strip()
-    if said.isdigit():
+    if said.isdecimal():
         return float(said)
     until, now = _moment(said), _moment(reply.headers.get("date"))
     return None if until is None or now is None else max(0.0, (until - now).total_seconds())

@@ -102,12 +102,7 @@ def write_matrices(out: Path, *, samples: Sequence[Sample]) -> list[str]:
     scratch = Path(tempfile.mkdtemp(prefix=".assemble-", dir=out))
     try:
         first = read_star_counts(out / samples[0].file)
-        stores = {
-            name: np.lib.format.open_memmap(
-                scratch / f"{name}.npy", mode="w+", dtype=np.float64, shape=(len(samples), len(first))
-            )
-            for name in MATRICES
-        }
+        stores = {name: scratch / f"{name}.float64" for name in MATRICES}
         for row, sample in enumerate(samples):
             table = first if row == 0 else read_star_counts(out / sample.file)
             if not table.index.equals(first.index):
@@ -120,10 +115,11 @@ def write_matrices(out: Path, *, samples: Sequence[Sample]) -> list[str]:
                     remedy="fetch into an empty folder: the files stem from different data releases",
                 )
             for name, column in MATRICES.items():
-                stores[name][row] = table[column].to_numpy()
+                with stores[name].open("ab") as store:
+                    table[column].to_numpy(dtype=np.float64).tofile(store)
         columns = [sample.sample for sample in samples]
-        for name, store in stores.items():
-            _write_transposed(scratch / name, store, first["gene_name"], columns)
+        for name in MATRICES:
+            _write_transposed(scratch / name, stores[name], first["gene_name"], columns)
             (scratch / name).replace(out / name)
         sheet = pd.DataFrame([[getattr(s, f.name) for f in fields(Sample)] for s in samples])
         sheet.columns = pd.Index([f.name for f in fields(Sample)])
@@ -134,12 +130,19 @@ def write_matrices(out: Path, *, samples: Sequence[Sample]) -> list[str]:
     return [*MATRICES, SAMPLES]
 
 
-def _write_transposed(path: Path, store: np.ndarray, names: pd.Series, columns: Sequence[str]) -> None:
+def _write_transposed(path: Path, store: Path, names: pd.Series, columns: Sequence[str]) -> None:
     """Write samples x genes as genes x samples, a block of genes at a time; a number keeps all its digits."""
     for begin in range(0, len(names), _BLOCK):
-        block = pd.DataFrame(store[:, begin : begin + _BLOCK].T, index=names.index[begin : begin + _BLOCK])
-        block.columns = pd.Index(columns)
+        genes = names.iloc[begin : begin + _BLOCK]
+        block = pd.DataFrame(
+            {sample: _part(store, row * len(names) + begin, len(genes)) for row, sample in enumerate(columns)},
+            index=genes.index,
+        )
         if (block % 1 == 0).all(axis=None):
             block = block.astype(np.int64)
-        block.insert(0, "gene_name", names.iloc[begin : begin + _BLOCK])
+        block.insert(0, "gene_name", genes)
         block.to_csv(path, sep="\t", mode="a", header=begin == 0, lineterminator="\n")
+
+
+def _part(store: Path, begin: int, count: int) -> np.ndarray:
+    return np.fromfile(store, dtype=np.float64, count=count, offset=begin * np.dtype(np.float64).itemsize)

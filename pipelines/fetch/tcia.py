@@ -14,6 +14,7 @@ import io
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,7 @@ from pipelines.fetch.plan import FetchedFile, Plan, Selection, Statement, read_r
 from services.shared.errors import ChangedFile, GliaflowError, InvalidKey, NotFound, TooLarge, UnreadableFile
 
 _LIST = "md5hashes.csv"
+_LARGEST_LIST = 16 << 20
 _INCOMING = ".incoming"
 _UID = r"^[0-9]+(\.[0-9]+)*$"
 
@@ -174,6 +176,8 @@ def _unpack(archive: Path, folder: Path, *, uid: str, images: int, largest_bytes
                     got=f"{total} bytes",
                 )
             require_space(folder, total)
+            if members[_LIST].file_size > _LARGEST_LIST:
+                raise _broken("the list of checksums is too long", uid, got=f"{members[_LIST].file_size} bytes")
             listing = content.read(members[_LIST])
             stated = _read_checksums(listing, uid)
             found = {name for name in members if name.lower().endswith(".dcm")}
@@ -194,7 +198,7 @@ def _unpack(archive: Path, folder: Path, *, uid: str, images: int, largest_bytes
                         remedy="nothing of the series was kept; run the same command again",
                     )
             return listing
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zipfile.LargeZipFile) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise _broken("the archive cannot be read", uid, expected="a ZIP archive", got=str(error)) from None
 
 

@@ -32,7 +32,7 @@ def archive(files: dict[str, bytes], *, listing: str | None = None) -> bytes:
     """A ZIP archive as NBIA sends it."""
     stated = "".join(f"{name},{hashlib.md5(data).hexdigest()}\n" for name, data in files.items())
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as content:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as content:
         for name, data in {"LICENSE": b"CC BY 3.0", **files}.items():
             content.writestr(name, data)
         content.writestr("md5hashes.csv", "Filename,MD5Hash\n" + stated if listing is None else listing)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import resource
 import threading
 from functools import partial
 
@@ -12,6 +13,7 @@ from pipelines.fetch.releases import RELEASES, OpenRelease, plan_files
 from pipelines.fetch.run import fetch_release
 from services.shared.errors import InvalidValue, NotFound, TooLarge, Unavailable
 from services.shared.settings import Settings, settings
+from tests.pipelines.fetch.conftest import star_counts
 
 CLINICAL, EXPRESSION = "tcga-glioma-clinical", "tcga-glioma-expression"
 
@@ -122,6 +124,20 @@ def test_an_interrupt_keeps_what_came(stand_in, quick, tmp_path):
     result = fetch_release(EXPRESSION, tmp_path, patience=quick)
     assert result.skipped == came >= 1
     assert len(result.files) == 12 + 4
+
+
+def test_a_disk_that_takes_no_more_ends_it_and_the_next_run_goes_on(stand_in, quick, tmp_path):
+    stand_in.restate(stand_in.add_sample("TCGA-CS-4941"), star_counts(1, [f"ENSG{n:011d}.1" for n in range(2000)]))
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(Unavailable, match="cannot be written"):
+            fetch_release(EXPRESSION, tmp_path, patience=quick)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert not list(tmp_path.glob("star_counts/*.tsv"))
+    assert fetch_release(EXPRESSION, tmp_path, patience=quick).failed == {}
+    assert stand_in.asked("/data/")[-1]["range"] == "bytes=50000-"
 
 
 def test_a_table_at_a_fixed_address(stand_in, quick, tmp_path, monkeypatch):

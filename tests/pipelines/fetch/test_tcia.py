@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 
+import numpy as np
 import pytest
 
 from pipelines.fetch.connection import Connection
 from pipelines.fetch.plan import Selection
 from pipelines.fetch.run import fetch_release
-from pipelines.fetch.tcia import plan_collection
-from services.shared.errors import InvalidKey, NotFound, Unauthorised, Unavailable, UnreadableFile
+from pipelines.fetch.tcia import _unpack, plan_collection
+from services.shared.errors import GliaflowError, InvalidKey, NotFound, Unauthorised, Unavailable, UnreadableFile
 from tests.pipelines.fetch.conftest import archive, dicom
 
 RELEASE = "tcga-lgg-mri"
@@ -128,6 +130,26 @@ def test_a_bad_archive_costs_its_series_and_no_other(collection, quick, tmp_path
     assert not (tmp_path / path).exists()
     assert len(images(tmp_path)) == 12
     assert '"failed": {\n    "TCGA-DU-5849' in (tmp_path / "fetched.json").read_text()
+
+
+def test_damage_anywhere_in_an_archive_is_never_taken_for_images(tmp_path):
+    whole = archive({f"1-{number:02d}.dcm": dicom(FIRST, number) for number in range(3)})
+    rng = np.random.default_rng(3)
+    told = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[int(rng.integers(len(whole)))] ^= int(rng.integers(1, 256))
+        (tmp_path / "a.zip").write_bytes(damaged)
+        folder = tmp_path / "images"
+        folder.mkdir()
+        try:
+            _unpack(tmp_path / "a.zip", folder, uid="1.2", images=3, largest_bytes=None)
+            for number in range(3):
+                assert (folder / f"1-{number:02d}.dcm").read_bytes() == dicom(FIRST, number)
+        except GliaflowError:
+            told += 1
+        shutil.rmtree(folder)
+    assert told > 100  # the rest hit dates, attributes or the licence
 
 
 @pytest.mark.parametrize("patient", ["../../etc", "/etc", "..", ".hidden", "a/b", "a\x00b", "patient."])
