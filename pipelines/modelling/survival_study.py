@@ -217,7 +217,7 @@ def run_survival_study(
     }
     return SurvivalStudyResult(
         study=plan.name,
-        metrics={name: _rounded(value) for name, value in sorted(metrics.items())},
+        metrics={name: ten_digits(value) for name, value in sorted(metrics.items())},
         tables=tables,
         documents={},
         flow=study_flow(training, validation, signature, parts),
@@ -263,7 +263,7 @@ def _card(
 
     def estimate(figures: Mapping[str, float], name: str) -> Estimate:
         values = [figures.get(f"{name}{end}") for end in ("", "_low", "_high")]
-        value, low, high = (None if v is None else _rounded(v) for v in values)
+        value, low, high = (None if v is None else ten_digits(v) for v in values)
         return Estimate(value=value if value is not None else np.nan, low=low, high=high)
 
     metrics = {name: estimate(found, name) for name in names if name in found}
@@ -291,6 +291,6 @@ def _card(
     )
 
 
-def _rounded(value: float) -> float:
+def ten_digits(value: float) -> float:
     """Return ten significant digits; a small P stays what it is."""
     return value if isinstance(value, int) else float(f"{value:.10g}")
