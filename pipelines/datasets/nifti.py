@@ -1,12 +1,14 @@
 """Import folders of NIfTI images, whatever their release calls the sequences.
 
 Known names are those of BraTS 2013–2021 (``_t1 _t1ce _t2 _flair _seg``), BraTS 2023 and later (``-t1n -t1c -t2w -t2f
--seg``), BIDS (``_T1w _ce-gadolinium_T1w _T2w _FLAIR _dseg``), and TCIA conversions (``_T1 _T1c _T2 _FLAIR``).
+-seg``), BIDS (``_T1w _ce-gadolinium_T1w _T2w _FLAIR _dseg``), and TCIA's (``_T1 _T1c _T1gad _T1GD _T2 _FLAIR _segm
+_tumor_segmentation``; what is derived, such as ``_T1_bias`` or ``_brain_segmentation``, stays aside).
 """
 
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -24,11 +26,13 @@ from services.shared.storage import Storage
 SEGMENTATION = "segmentation"
 _SUFFIXES: dict[str, str] = {
     **dict.fromkeys(("t1", "t1w", "t1n", "t1pre"), Sequence.T1.value),
-    **dict.fromkeys(("t1c", "t1ce", "t1gd", "t1post", "gadolinium_t1w", "gd_t1w"), Sequence.T1C.value),
+    **dict.fromkeys(("t1c", "t1ce", "t1gd", "t1gad", "t1post", "gadolinium_t1w", "gd_t1w"), Sequence.T1C.value),
     **dict.fromkeys(("t2", "t2w"), Sequence.T2.value),
     **dict.fromkeys(("flair", "t2f", "fla", "t2flair"), Sequence.FLAIR.value),
-    **dict.fromkeys(("seg", "dseg", "segmentation"), SEGMENTATION),
+    **dict.fromkeys(("seg", "dseg", "segm", "segmentation", "tumor_segmentation", "tumormask"), SEGMENTATION),
 }
+_OF_THE_BRAIN = frozenset({"brain_segmentation", "parenchyma_segmentation"})
+_FOLLOW_UP = re.compile(r"_FU\d+d$", re.IGNORECASE)
 _QUALIFIERS = frozenset({"bet", "brain", "stripped", "preproc", "n4", "raw", "native"})
 
 
@@ -53,6 +57,8 @@ def sequence_of(file_name: str) -> str | None:
     parts = re.split(r"[_\-. ]+", stem)
     while len(parts) > 1 and parts[-1] in _QUALIFIERS:
         parts.pop()
+    if "_".join(parts[-2:]) in _OF_THE_BRAIN:
+        return None
     return _SUFFIXES.get("_".join(parts[-2:])) or _SUFFIXES.get(parts[-1])
 
 
@@ -107,7 +113,8 @@ def import_nifti(
     cohort
         Name of the cohort; it is made where it does not exist.
     participants
-        A table (CSV or TSV) with one row a case and an identifier that matches the folders' names.
+        A table (CSV or TSV) with one row a case and an identifier that matches the folders' names: ``participant_id``
+        or another column ``…_id``, as a release's names of several years.
     progress
         Called with finished, total and the case's label.
 
@@ -122,12 +129,12 @@ def import_nifti(
         Where a case is already in the cohort, or the table and the folders do not name the same cases.
     """
     folders = find_cases(source)
-    labels = {folder: case_label(folder.name.removeprefix("sub-")) for folder in folders}
+    problems = _follow_up_scans(folders, cohort)
+    labels = {folder: case_label(_source_id(folder)) for folder in folders if not _FOLLOW_UP.search(_source_id(folder))}
     known = read_cohort(storage, cohort) if storage.exists(participants_key(cohort)) else None
     _refuse_duplicates(list(labels.values()), known)
     table = None if participants is None else _matching_participants(participants, set(labels.values()))
     imported: list[ImportedCase] = []
-    problems: list[GliaflowError] = []
     for done, (folder, label) in enumerate(labels.items(), start=1):
         case = CaseRef(cohort=cohort, id=label)
         try:
@@ -144,8 +151,37 @@ def import_nifti(
         if table is not None:
             fresh = fresh.merge(table, on="participant_id", how="left", validate="one_to_one")
         frame = fresh if known is None else pd.concat([known.participants, fresh], ignore_index=True)
-        write_participants(storage, cohort, frame)
+        write_participants(storage, cohort, frame, meanings=_meanings(participants))
     return imported, problems
+
+
+def _source_id(folder: Path) -> str:
+    return folder.name.removeprefix("sub-").removesuffix("_nifti")
+
+
+def _follow_up_scans(folders: list[Path], cohort: str) -> list[GliaflowError]:
+    """UCSF-PDGM names a later scan of a patient ``…_FU003d``: in a cohort of patients it would count twice."""
+    return [
+        InvalidValue(
+            "a later scan of a patient is left out",
+            case=f"{cohort}/sub-{case_label(_source_id(folder))}",
+            step="import",
+            field="source",
+            expected="one scan a patient",
+            got=folder.name,
+        )
+        for folder in folders
+        if _FOLLOW_UP.search(_source_id(folder))
+    ]
+
+
+def _meanings(participants: Path | None) -> dict[str, str]:
+    """What the data dictionary beside a cohort's table says of its columns."""
+    if participants is None or participants.name != "participants.tsv":
+        return {}
+    dictionary = participants.with_suffix(".json")
+    entries = json.loads(dictionary.read_text("utf-8")) if dictionary.is_file() else {}
+    return {name: str(entry["Description"]) for name, entry in entries.items() if "Description" in entry}
 
 
 def _refuse_duplicates(labels: list[str], known: Cohort | None) -> None:
@@ -176,7 +212,7 @@ def _import_case(storage: Storage, folder: Path, case: CaseRef) -> ImportedCase:
         key = keys.raw_segmentation if kind == SEGMENTATION else keys.raw_image(Sequence(kind))
         with storage.publish(key) as target:
             _copy_compressed(paths[0], target)
-    return ImportedCase(case=case, source_id=folder.name.removeprefix("sub-"), found=tuple(sorted(images)))
+    return ImportedCase(case=case, source_id=_source_id(folder), found=tuple(sorted(images)))
 
 
 def _copy_compressed(source: Path, target: Path) -> None:
@@ -189,7 +225,19 @@ def _copy_compressed(source: Path, target: Path) -> None:
 
 def _matching_participants(path: Path, labels: set[str]) -> pd.DataFrame:
     frame = read_participants(path)
-    ids = set(frame["participant_id"].str.removeprefix("sub-"))
+    names = {
+        column: frame[column].str.removeprefix("sub-").map(case_label, na_action="ignore")
+        for column in map(str, frame)
+        if column.endswith("_id")
+    }
+    column = max(names, key=lambda name: int(names[name].isin(labels).sum()))
+    used = names[column][names[column].isin(labels)]
+    if used.duplicated().any():
+        raise DuplicateId(
+            "a case has two rows", field=f"{path.name}: {column}", got=str(used[used.duplicated()].iloc[0])
+        )
+    frame["participant_id"] = ("sub-" + names[column]).fillna(frame["participant_id"])
+    ids = set(names[column].dropna())
     if not labels <= ids:
         raise IdMismatch(
             "the clinical table and the image folders do not name the same cases",

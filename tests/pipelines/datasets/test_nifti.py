@@ -6,6 +6,7 @@ import pytest
 import SimpleITK as sitk
 
 from pipelines.datasets.nifti import import_nifti, sequence_of
+from services.preprocessing.reading import read_expert
 from services.shared.cohort import CaseKeys, Sequence, read_cohort
 from services.shared.errors import DuplicateId, IdMismatch, InvalidTable, NotFound
 from services.shared.storage import Storage
@@ -35,6 +36,15 @@ def release(folder: Path, case: str, *names: str) -> Path:
         ("sub-01_ce-gadolinium_T1w.nii.gz", "T1c"),
         ("TCGA-DU-7294_t1c_bet.nii.gz", "T1c"),
         ("sub-01_T1w.nii", "T1w"),
+        ("UCSF-PDGM-0004_T1gad.nii.gz", "T1c"),
+        ("UCSF-PDGM-0004_tumor_segmentation.nii.gz", "segmentation"),
+        ("UCSF-PDGM-0004_brain_segmentation.nii.gz", None),
+        ("UCSF-PDGM-0004_brain_parenchyma_segmentation.nii.gz", None),
+        ("UCSF-PDGM-0004_T1_bias.nii.gz", None),
+        ("UCSF-PDGM-0004_DTI_eddy_L1.nii.gz", None),
+        ("UPENN-GBM-00001_11_T1GD.nii.gz", "T1c"),
+        ("UPENN-GBM-00001_11_segm.nii.gz", "segmentation"),
+        ("PatientID_0003_Timepoint_1_tumorMask.nii.gz", "segmentation"),
         ("notes.nii.gz", None),
     ],
 )
@@ -57,6 +67,33 @@ def test_folder_of_cases_becomes_a_cohort(storage: Storage, tmp_path: Path) -> N
     )
     assert storage.exists(CaseKeys(imported[1].case).raw_segmentation)
     assert gzip.decompress(storage.read_bytes(keys.raw_image(Sequence.T1C)))[:4] == (348).to_bytes(4, "little")
+
+
+def test_cases_match_the_table_by_the_name_of_any_year(storage: Storage, tmp_path: Path) -> None:
+    source = release(tmp_path / "r", "Brats17_TCIA_2_1", "x_t1.nii.gz")
+    table = tmp_path / "participants.tsv"
+    table.write_text("participant_id\tbrats_2017_id\tos_months\nsub-BraTS20001\tBrats17_TCIA_2_1\t16\nsub-B\tn/a\t2\n")
+    table.with_suffix(".json").write_text('{"brats_2017_id": {"Description": "Name in 2017"}}')
+    import_nifti(storage, source, "c", participants=table)
+    frame = read_cohort(storage, "c").participants
+    assert frame["participant_id"].tolist() == ["sub-Brats17TCIA21"]
+    assert frame["os_months"].tolist() == [16]
+    assert "Name in 2017" in storage.read_text("raw/c/participants.json")
+    table.write_text("participant_id\tbrats_2017_id\nsub-a\tBrats17_TCIA_2_1\nsub-b\tBrats17-TCIA-2-1\n")
+    with pytest.raises(DuplicateId, match="two rows"):
+        import_nifti(storage, source, "d", participants=table)
+
+
+def test_enhancing_tumour_of_brats_2023_is_label_4(storage: Storage, tmp_path: Path) -> None:
+    source = release(tmp_path / "r", "BraTS-GLI-00001-000", "BraTS-GLI-00001-000-t1c.nii.gz")
+    labels = np.arange(64, dtype=np.uint8).reshape(4, 4, 4) % 4
+    mask = sitk.GetImageFromArray(labels)
+    sitk.WriteImage(mask, str(source / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-seg.nii.gz"))
+    imported, _ = import_nifti(storage, source, "c")
+    assert imported[0].case.id == "BraTSGLI00001000"
+    read = sitk.GetArrayFromImage(read_expert(storage, CaseKeys(imported[0].case)))
+    assert sorted(np.unique(read)) == [0, 1, 2, 4]
+    assert (read == 4).sum() == (labels == 3).sum()
 
 
 def test_second_import_adds_and_refuses_what_is_there(storage: Storage, tmp_path: Path) -> None:
