@@ -35,7 +35,7 @@ _WORDS: tuple[tuple[Kind, str], ...] = (
     ("z-score", r"\bz[- _]?scores?\b|\bstandardi[sz]ed\b"),
     ("log2", r"\blog_?2?\b|\blog2"),
     ("counts", r"\bcounts?\b"),
-    ("linear", r"fpkm|\btpm\b|\brpm\b|\brpkm\b|\blinear\b"),
+    ("linear", r"fpkm|tpm|rpkm|rsem|\blinear\b"),
 )
 
 

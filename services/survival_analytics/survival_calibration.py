@@ -169,6 +169,8 @@ def calibrate_survival(
     notices = []
     for k in range(g):
         rows = cut.codes == k
+        if not rows.any():
+            raise TooFewCases("A group of predictions is empty.", step=step, field="groups", got=f"{p.size} patients")
         part = Follow(follow.time[rows], follow.event[rows])
         n[k], events[k] = len(part), int(part.event.sum())
         # The mean survival is averaged as such: one minus a mean of risks rounds differently.
