@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipelines.datasets.bakas import read_bakas
-from pipelines.datasets.expression_tables import read_porpoise
+from pipelines.datasets.porpoise import read_release as read_porpoise
 from pipelines.genomics.gene_sets import read_gmt
 from pipelines.phantom.clinic import draw_patient
 from pipelines.phantom.expression import NOISE_GENES, SIGNATURE_GENES, draw_expression
@@ -18,6 +18,7 @@ from pipelines.studies.radiogenomics import (
     fit_gene_cutoff,
     radiogenomics,
 )
+from services.shared.contracts import case_label
 from services.shared.errors import IdMismatch, InvalidTable, InvalidValue, TooFewCases
 
 UP = tuple(gene for gene, sign in SIGNATURE_GENES.items() if sign > 0)
@@ -151,10 +152,10 @@ def test_enhancing_volume_and_hallmarks_of_tcga_patients(real_data: Path):
     """Bakas et al. radiomics against expression z-scores of 1,544 genes; 27 differ, one hallmark is enriched."""
     cohort = read_porpoise(real_data / "tcga_glioma_expression" / "porpoise_tcga_gbmlgg_all_clean.csv.zip")
     images = read_bakas(real_data / "tcia_bakas_radiomics").features
-    share = images["VOLUME_ET_OVER_WT"].dropna()
+    share = images["VOLUME_ET_OVER_WT"].rename(case_label).dropna()
     groups = pd.Series(np.where(share > share.median(), "high", "low"), index=share.index)
     sets = read_gmt(real_data / "gene_sets_gmt" / "h.all.v7.0.symbols.gmt")
-    found = radiogenomics(cohort.expression, share, groups, {"Hallmark": sets}, kind="log2")
+    found = radiogenomics(cohort.matrices["expression"], share, groups, {"Hallmark": sets}, kind="log2")
     assert found.flow["patients"] == 77
     assert found.flow["genes_different"] == 27
     assert list(found.enrichment.query("enriched")["gene_set"]) == ["HALLMARK_PI3K_AKT_MTOR_SIGNALING"]

@@ -1,0 +1,266 @@
+"""Expression of TCGA's gliomas as UCSC Xena, cBioPortal or a paper's supplement lay it out: a delimited matrix.
+
+Genes x samples or samples x genes, told by where the TCGA barcodes stand. Xena: first column ``sample``, ``gene`` or
+``Ensembl_ID`` (with a ``*.probeMap`` beside, Ensembl ids become symbols). cBioPortal: ``Hugo_Symbol`` and
+``Entrez_Gene_Id``. Verhaak et al. (Cancer Cell 2010): a second header line with the expression subtype.
+
+One row a patient: primary tumours stay (sample type 01; a patient's first sample), recurrent ones are dropped with
+their reason, and normal tissue (11) stays as a row of its own, marked in ``tissue``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipelines.datasets.checks import check_release
+from pipelines.datasets.clinical import hashes, join_clinical, participants_of
+from pipelines.datasets.expression_values import Unit, check_samples, expression_values
+from pipelines.datasets.release import Release
+from pipelines.datasets.source_tables import plain_name, read_text_table, read_value_table, require_columns, tables_in
+from pipelines.datasets.tcga import BARCODE
+from pipelines.genomics.expression import detect_scale
+from services.shared.contracts import case_label
+from services.shared.errors import InvalidTable, NotFound
+
+STEP = "import tcga_expression"
+_LICENCE = "TCGA open-access data (NIH); cite TCGA and the portal that the matrix comes from."
+_SAMPLE = re.compile(rf"({BARCODE})(?:-(\d{{2}})[A-Z]?(?:-.*)?)?")
+_SYMBOL_COLUMNS = ("hugosymbol", "genesymbol", "symbol", "genename", "gene")
+_ID_COLUMNS = ("sample", "ensemblid", "geneid", "clid", "id", "case", "patient", "barcode", "sampleid", "")
+_ANNOTATION = ("entrezgeneid", "entrezid", "cytoband", "description")
+_TUMOUR, _NORMAL = ("01",), ("10", "11", "12", "14")
+_MEANINGS = {
+    "tissue": "tumour (sample type 01) or normal (11)",
+    "sample_type": "TCGA's code of the sample type, 01 where the barcode is a patient's",
+    "expression_subtype": "Expression subtype that the matrix's second header line states",
+}
+_LARGEST_LOG2 = 30.0
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """Samples x genes as published, and what a second header line says of the samples."""
+
+    values: pd.DataFrame
+    subtype: pd.Series | None
+    left_out: int
+
+
+def read_release(source: Path, *, participants: Path | None = None) -> Release:
+    """Read an expression matrix of TCGA samples.
+
+    Parameters
+    ----------
+    source
+        The matrix (TSV or CSV, plain, gzipped or zipped), or a folder that holds one.
+    participants
+        A clinical table; TCGA's clinical folder adds age, sex, grade, molecular status and survival.
+
+    Raises
+    ------
+    NotFound, UnreadableFile
+        Where there is no matrix, or it is no table.
+    InvalidTable, DuplicateId, IdMismatch
+        Where no barcode is found, genes are Entrez numbers, values contradict their scale, or a sample stands twice.
+    """
+    path = _file(source)
+    matrix = _read(path)
+    counted = {"columns of annotation": matrix.left_out} if matrix.left_out else {}
+    kept, dropped = _samples_of_patients(matrix.values.index)
+    values, mapped = _by_symbol(matrix.values.loc[kept["sample"]], path, counted)
+    unit, scale = _scale_of(values, path.name)
+    if unit == "counts":
+        values = _whole_counts(values)
+    found = expression_values(values, unit=unit, step=STEP, ensembl=True)
+    clinical = kept[["tissue", "sample_type"]].set_index(kept["source_id"])
+    if matrix.subtype is not None:
+        clinical["expression_subtype"] = matrix.subtype.loc[kept["sample"]].to_numpy()
+    table = found.values.set_axis([case_label(name) for name in kept["source_id"]], axis="index")
+    name = "counts" if unit == "counts" else "expression"
+    release = Release(
+        name="tcga_expression",
+        participants=participants_of(clinical),
+        meanings={name: meaning for name, meaning in _MEANINGS.items() if name in clinical},
+        matrices={name: table},
+        scale={name: scale},
+        dropped=dropped,
+        counted={**counted, **found.counted},
+        sources=hashes([path, *mapped]),
+        licence=_LICENCE,
+    )
+    return check_release(join_clinical(release, participants))
+
+
+def _file(source: Path) -> Path:
+    if source.is_file():
+        return source
+    found = tables_in(source) if source.is_dir() else []
+    if not source.is_dir() or len(found) != 1:
+        raise NotFound(
+            "the folder does not hold one matrix" if source.is_dir() else "there is no such file or folder",
+            step=STEP,
+            field=source.name,
+            expected="one .tsv, .txt or .csv, plain or .gz",
+            got=", ".join(path.name for path in found[:8]) or "none",
+            remedy="name the file",
+        )
+    return found[0]
+
+
+def _read(path: Path) -> _Matrix:
+    frame = read_value_table(path, step=STEP)
+    names = [plain_name(name) for name in frame.columns]
+    barcodes = [bool(_SAMPLE.fullmatch(_barcode(name))) for name in frame.columns]
+    if sum(barcodes) >= 1:
+        return _genes_by_samples(frame, names, np.array(barcodes), path)
+    first = frame.iloc[:, 0].astype(str)
+    if not first.map(lambda name: bool(_SAMPLE.fullmatch(_barcode(name)))).all() or frame.empty:
+        raise InvalidTable(
+            "neither the columns nor the first column are TCGA barcodes",
+            step=STEP,
+            field=path.name,
+            expected="TCGA-XX-XXXX-01, as columns or rows",
+            got=f"columns {', '.join(map(str, frame.columns[:4]))}; rows {', '.join(first[:3])}",
+        )
+    values = frame.iloc[:, 1:]
+    values.index = pd.Index(first.map(_barcode))
+    return _checked(values, path, None, 0)
+
+
+def _genes_by_samples(frame: pd.DataFrame, names: list[str], barcodes: np.ndarray, path: Path) -> _Matrix:
+    left = [name for name, of_sample in zip(names, barcodes, strict=True) if not of_sample]
+    column = next((name for name in (*_SYMBOL_COLUMNS, *_ID_COLUMNS) if name in left), None)
+    if column is None:
+        raise InvalidTable(
+            "no column names the genes",
+            step=STEP,
+            field=path.name,
+            expected="Hugo_Symbol, gene, sample or Ensembl_ID",
+            got=", ".join(map(str, frame.columns[~barcodes][:5])) or "columns of samples alone",
+            remedy="map Entrez numbers to symbols with the platform's annotation" if "entrezgeneid" in left else None,
+        )
+    genes = frame.iloc[:, names.index(column)]
+    values = frame.loc[:, barcodes]
+    subtype = None
+    if len(genes) and str(genes.iloc[0]).strip().lower() == "subtype":
+        subtype = values.iloc[0].astype(str).str.strip().set_axis([_barcode(name) for name in values.columns])
+        values, genes = values.iloc[1:].apply(pd.to_numeric, errors="coerce"), genes.iloc[1:]
+    samples = values.T
+    samples.index = pd.Index([_barcode(name) for name in values.columns])
+    samples.columns = pd.Index(genes)
+    return _checked(samples, path, subtype, len(left) - 1)
+
+
+def _checked(values: pd.DataFrame, path: Path, subtype: pd.Series | None, left_out: int) -> _Matrix:
+    check_samples(values, file=path.name, step=STEP)
+    text = [
+        str(name)
+        for name, kind in zip(values.columns, values.dtypes, strict=True)
+        if not pd.api.types.is_numeric_dtype(kind)
+    ]
+    if text:
+        raise InvalidTable(
+            "the matrix holds text",
+            step=STEP,
+            field=f"{path.name}: {text[0]}",
+            expected="numbers",
+            got=f"{len(text)} columns",
+        )
+    return _Matrix(values, subtype, left_out)
+
+
+def _barcode(name: object) -> str:
+    return str(name).strip().upper().replace(".", "-").replace("_", "-")
+
+
+def _samples_of_patients(samples: pd.Index) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Samples that stay, sorted, with the identifier of their row, tissue and type; the reason for each other one."""
+    rows = []
+    dropped: dict[str, str] = {}
+    seen: set[str] = set()
+    for sample in sorted(map(str, samples)):
+        match = _SAMPLE.fullmatch(sample)
+        if match is None:
+            dropped[sample] = "no TCGA barcode"
+            continue
+        kind = match[2] or "01"
+        if kind not in (*_TUMOUR, *_NORMAL):
+            dropped[sample] = "recurrent tumour" if kind == "02" else f"sample type {kind}, no primary tumour"
+            continue
+        source_id = match[1] if kind in _TUMOUR else f"{match[1]}-{kind}"
+        if source_id in seen:
+            dropped[sample] = "a further sample of a patient who stays"
+            continue
+        seen.add(source_id)
+        rows.append((sample, source_id, "tumour" if kind in _TUMOUR else "normal", kind))
+    if not rows:
+        raise InvalidTable(
+            "the matrix holds no primary tumour and no normal tissue",
+            step=STEP,
+            expected="barcodes of sample type 01 or 11",
+            got=f"{len(dropped)} other samples",
+        )
+    return pd.DataFrame(rows, columns=["sample", "source_id", "tissue", "sample_type"]), dropped
+
+
+def _by_symbol(values: pd.DataFrame, path: Path, counted: dict[str, int]) -> tuple[pd.DataFrame, list[Path]]:
+    """Symbols in place of Ensembl ids where Xena's ``probeMap`` lies beside the matrix."""
+    maps = sorted(path.parent.glob("*.probeMap"))
+    if len(maps) != 1:
+        return values, []
+    annotation = read_text_table(maps[0], step=STEP)
+    require_columns(annotation, ("id", "gene"), file=maps[0].name, step=STEP)
+    symbol = annotation.drop_duplicates("id").set_index("id")["gene"]
+    names = symbol.reindex(values.columns).fillna("")
+    if 2 * int((names != "").sum()) < len(names):
+        return values, []
+    counted["genes named by Ensembl id that became symbols"] = int((names != "").sum())
+    return values.set_axis(names.to_numpy(dtype=object), axis="columns"), maps
+
+
+def _scale_of(values: pd.DataFrame, file: str) -> tuple[Unit, str]:
+    """What the values are, by their range and by what the file's name says of them."""
+    numbers = values.to_numpy(dtype=np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    name = file.lower()
+    kind = next((words for words in ("fpkm", "tpm", "rsem", "hiseqv2") if words in name), None)
+    label = {"fpkm": "FPKM", "tpm": "TPM", "rsem": "RSEM", "hiseqv2": "RSEM normalised count"}.get(kind or "", "x")
+    if not finite.size:
+        raise InvalidTable("the matrix holds no number", step=STEP, field=file, expected="expression values")
+    if "zscore" in plain_name(file):
+        return "z-score", "z-score of expression"
+    whole = kind is None and finite.max() > _LARGEST_LOG2 and detect_scale(values) == "counts"
+    if whole or ("count" in name and "norm" not in name):
+        return "counts", "read counts"
+    if abs(finite.min() - np.log2(0.001)) < 0.01:
+        return "log2", f"log2({label} + 0.001)"
+    if finite.min() < 0 and finite.max() <= _LARGEST_LOG2 and kind in (None, "hiseqv2"):
+        return "log2", "log2 expression, centred per gene"
+    if finite.min() >= 0 and finite.max() <= _LARGEST_LOG2:
+        return "log2", f"log2({label} + 1)"
+    return "linear", f"log2({label} + 1)"
+
+
+def _whole_counts(values: pd.DataFrame) -> pd.DataFrame:
+    """Read counts of log2(count + 1), as Xena stores them; others stay and are checked as they are."""
+    numbers = values.to_numpy(dtype=np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    if finite.max() > _LARGEST_LOG2 or finite.min() < 0 or (finite == np.round(finite)).all():
+        return values
+    counts = np.exp2(numbers) - 1
+    whole = np.round(counts)
+    if np.nanmax(np.abs(counts - whole) / np.maximum(whole, 1)) > _ROUNDING:
+        raise InvalidTable(
+            "logged values are no logarithm of read counts",
+            step=STEP,
+            expected="log2(count + 1) of whole counts",
+            got="fractions after taking the logarithm back",
+            remedy="name the file after its unit, such as fpkm or tpm",
+        )
+    return pd.DataFrame(whole, index=values.index, columns=values.columns)
