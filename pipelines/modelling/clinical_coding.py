@@ -52,23 +52,22 @@ class ClinicalCoding:
         """
         _require(clinical, self.columns)
         parts: dict[str, pd.Series[float]] = {}
-        complete = pd.Series(np.ones(len(clinical), dtype=bool), index=clinical.index)
+        complete = np.ones(len(clinical), dtype=bool)
         dropped: dict[str, int] = {}
         for column in self.columns:
+            labels = _labels(clinical[column])
+            usable = labels.notna().to_numpy()
+            reasons = {f"no {column}": complete & ~usable}
             if column in self.levels:
-                labels = _labels(clinical[column])
-                known = labels.isin(self.levels[column])
-                new, lacking = complete & labels.notna() & ~known, complete & labels.isna()
+                known = labels.isin(self.levels[column]).to_numpy()
+                reasons[f"{column} unknown to the training patients"] = complete & usable & ~known
+                usable &= known
                 for level in self.levels[column][1:]:
-                    parts[f"{column}={level}"] = (labels == level).astype("float64").where(known)
+                    parts[f"{column}={level}"] = (labels == level).astype("float64")
             else:
-                numbers = _numbers(clinical[column])
-                new, lacking = complete & False, complete & numbers.isna()
-                parts[column] = numbers
-            for reason, rows in ((f"no {column}", lacking), (f"{column} unknown to the training patients", new)):
-                if rows.any():
-                    dropped[reason] = int(rows.sum())
-            complete &= ~(new | lacking)
+                parts[column] = _numbers(clinical[column])
+            dropped |= {reason: int(rows.sum()) for reason, rows in reasons.items() if rows.any()}
+            complete &= usable
         if not complete.any():
             raise TooFewCases(
                 "no patient has all clinical columns",
@@ -78,7 +77,7 @@ class ClinicalCoding:
                 got="; ".join(f"{reason}: {count}" for reason, count in dropped.items()),
                 remedy="name fewer columns",
             )
-        return pd.DataFrame(parts).where(complete), dropped
+        return pd.DataFrame(parts).where(complete[:, None]), dropped
 
 
 def fit_coding(clinical: pd.DataFrame, columns: Sequence[str], *, categorical: Sequence[str] = ()) -> ClinicalCoding:
