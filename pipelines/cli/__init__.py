@@ -14,6 +14,7 @@ from services.shared.settings import quiet_libraries
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "simulate": data.simulate,
+    "fetch": data.fetch,
     "import": data.import_,
     "prepare": steps.prepare,
     "train": steps.train,
@@ -28,7 +29,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 """In the order of `gliaflow --help`."""
 
-_EPILOGUES: dict[str, Callable[[], str]] = {"import": data.releases_help, "study": studies.studies_help}
+_EPILOGUES: dict[str, Callable[[], str]] = {
+    "fetch": data.fetch_help,
+    "import": data.releases_help,
+    "study": studies.studies_help,
+}
 
 for _name, _command in COMMANDS.items():
     app.command(_name, epilog=_EPILOGUES.get(_name, str)())(_command)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 
 from services.shared.errors import GliaflowError
 
@@ -23,7 +32,7 @@ _STEPS_HELP = """From raw glioma MRI to fitted, evaluated, served and reported m
 
 Steps in order (`dvc repro` runs the same):
 
-1. **simulate** or **import** → raw/COHORT: images, clinical table, expression
+1. **simulate**, or **fetch** and **import** → raw/COHORT: images, clinical table, expression
 
 2. **prepare** → derivatives/preprocessed/COHORT: aligned, bias-corrected, skull-stripped, normalised
 
@@ -96,6 +105,26 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
 
         def report(done: int, total: int, case: str = "") -> None:
             progress.update(task, completed=done, total=total, case=case)
+
+        yield report
+
+
+@contextmanager
+def bytes_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Show the progress of a transfer while the block lasts; it yields what to call with bytes and the path."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("[dim]{task.fields[path]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(title, total=None, path="")
+
+        def report(done: int, total: int, path: str) -> None:
+            progress.update(task, completed=done, total=max(done, total), path=path)
 
         yield report
 

@@ -11,13 +11,17 @@ import typer
 from pipelines.cli.app import (
     EXIT_QUARANTINED,
     CohortOption,
+    OnlyOption,
     ParamsOption,
     TolerateOption,
+    bytes_bar,
     cohort_name,
     console,
+    out,
     print_problem,
     progress_bar,
 )
+from services.shared.errors import GliaflowError
 from services.shared.storage import open_storage
 
 
@@ -49,6 +53,50 @@ def simulate(
             progress=lambda done, total: progress(done, total, ""),
         )
     console.print(f"simulate: {len(made.cases)} patients in raw/{name}")
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(help="Open release, see the list below")],
+    out_folder: Annotated[Path, typer.Argument(metavar="OUT", help="Folder that takes it; made where it is absent")],
+    only: OnlyOption = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many patients")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be fetched and write nothing")] = False,  # noqa: FBT002
+    tolerate: Annotated[int, typer.Option(min=0, help="Files that may fail before the exit code is 3")] = 0,
+) -> None:
+    """Fetch an **open release** from its publisher (TCIA, GDC); a second run goes on, checks and mends."""
+    from pipelines.fetch.run import fetch_release
+
+    with bytes_bar("Fetching") as progress:
+        got = fetch_release(name, out_folder, only=tuple(only or ()), limit=limit, dry_run=dry_run, progress=progress)
+    if dry_run:
+        for path in got.planned:
+            out.print(path, highlight=False)
+        console.print(f"fetch: {len(got.planned)} to fetch, {megabytes(got.planned_bytes)} as far as stated")
+    else:
+        console.print(f"fetch: {len(got.files)} files whole in {got.out}, {megabytes(got.bytes)} fetched now")
+    for path, reasons in got.restarted.items():
+        console.print(f"  began again: {path}: {', '.join(reasons)}", highlight=False)
+    for reason, count in Counter(got.left_out.values()).most_common():
+        console.print(f"  left out: {count} × {reason}", highlight=False)
+    console.print(f"{got.licence}. Cite: {got.citation}", highlight=False)
+    if got.by_hand:
+        console.print(got.by_hand, highlight=False)
+    for problem in got.failed.values():
+        print_problem(GliaflowError.from_problem(problem))
+    if len(got.failed) > tolerate:
+        raise typer.Exit(EXIT_QUARANTINED)
+
+
+def megabytes(count: int) -> str:
+    """Return a number of bytes as people read it."""
+    return f"{count / 1e6:,.1f} MB"
+
+
+def fetch_help() -> str:
+    """Return the list of open releases for the command's help."""
+    from pipelines.fetch.releases import RELEASES
+
+    return "\n\n".join(f"- **{name}**: {release.what}" for name, release in RELEASES.items())
 
 
 def import_(
