@@ -77,7 +77,9 @@ class ClinicalCoding:
                 got="; ".join(f"{reason}: {count}" for reason, count in dropped.items()),
                 remedy="name fewer columns",
             )
-        return pd.DataFrame(parts).where(complete[:, None]), dropped
+        table = pd.DataFrame(parts)
+        table.loc[~complete] = np.nan
+        return table, dropped
 
 
 def fit_coding(clinical: pd.DataFrame, columns: Sequence[str], *, categorical: Sequence[str] = ()) -> ClinicalCoding:
