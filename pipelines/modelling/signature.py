@@ -30,7 +30,6 @@ __all__ = [
     "Signature",
     "SignatureRecipe",
     "baseline_survival",
-    "check_horizons",
     "cox_signature",
     "event_folds",
     "find_cutoff",
@@ -115,8 +114,10 @@ class ElasticNetCox:
         Univariable Wald P below which a feature goes on; None without screening.
     folds
         Folds that choose the penalty, balanced by event; fewer where there are fewer deaths.
+    measure
+        What chooses the penalty: partial-likelihood deviance, which a few extreme values can decide, or Harrell's C.
     rule
-        Penalty with the least cross-validated deviance, or the largest within a standard error of it.
+        The best penalty by that measure, or the largest within a standard error of it.
     max_missing
         Largest share of missing values of a usable feature.
     max_features
@@ -129,6 +130,7 @@ class ElasticNetCox:
     l1_ratio: float = 0.5
     screen_p: float | None = 0.05
     folds: int = 10
+    measure: Literal["deviance", "concordance"] = "deviance"
     rule: Literal["min", "1se"] = "min"
     max_missing: float = 0.5
     max_features: int | None = None
@@ -232,17 +234,23 @@ def event_folds(event: Event, *, folds: int, seed: int) -> npt.NDArray[np.int64]
 def _penalised_weights(
     recipe: ElasticNetCox, z: Array, months: Array, event: Event, *, names: Sequence[str], seed: int
 ) -> tuple[Array, pd.DataFrame]:
-    """Return coefficients per standard deviation, and the path: penalty, deviance, and every coefficient on it."""
+    """Return coefficients per standard deviation, and the path: penalty, measure, and every coefficient on it."""
     from services.survival_analytics.penalised_cox import cross_validate
 
     fold = event_folds(event, folds=max(3, min(recipe.folds, int(event.sum()))), seed=derive_seed(seed, 0))
     found = cross_validate(
-        z, months, event=event, folds=fold, l1_ratio=recipe.l1_ratio, smallest_ratio=recipe.smallest_ratio
+        z,
+        months,
+        event=event,
+        folds=fold,
+        l1_ratio=recipe.l1_ratio,
+        measure=recipe.measure,
+        smallest_ratio=recipe.smallest_ratio,
     )
     chosen = found.index_min if recipe.rule == "min" else found.index_1se
     if recipe.max_features is not None:
         chosen = int(np.flatnonzero(found.nonzero[: chosen + 1] <= recipe.max_features)[-1])
-    path = found.to_frame().rename(columns={"mean": "deviance", "lower": "low", "upper": "high"})
+    path = found.to_frame().rename(columns={"mean": recipe.measure, "lower": "low", "upper": "high"})
     path["chosen"] = np.arange(len(path)) == chosen
     weights = pd.DataFrame(found.path.coefficients, columns=[f"coefficient_{name}" for name in names])
     return found.path.coefficients[chosen].copy(), pd.concat([path, weights.loc[:, weights.any()]], axis="columns")
@@ -298,25 +306,6 @@ def fit_signature(
         threshold=threshold,
     )
     return Signature(model, selection, used, p_value)
-
-
-def check_horizons(data: SurvivalData, horizons_months: Sequence[float]) -> None:
-    """Refuse horizons that no patient is followed up to.
-
-    Raises
-    ------
-    InvalidValue
-        Where a horizon is 0 or less, or past the last follow-up.
-    """
-    if min(horizons_months) <= 0 or max(horizons_months) >= data.months.max():
-        raise InvalidValue(
-            "a horizon lies outside the training follow-up",
-            step="signature",
-            field="horizons_months",
-            expected=f"above 0 and below {data.months.max():g}",
-            got=", ".join(f"{horizon:g}" for horizon in horizons_months),
-            remedy="choose earlier horizons",
-        )
 
 
 def baseline_survival(scores: Array, months: Array, event: Event, *, horizons: Array) -> tuple[Array, Array]:

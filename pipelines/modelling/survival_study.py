@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform as machine
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,6 @@ from pipelines.modelling.performance import permuted_metrics
 from pipelines.modelling.signature import (
     CutoffRule,
     SignatureRecipe,
-    check_horizons,
     fit_signature,
 )
 from pipelines.modelling.study import FoldCounter, Progress
@@ -33,7 +32,7 @@ from pipelines.modelling.survival_validation import (
 from pipelines.modelling.validation import derive_seed
 from services.model_serving.package import Estimate, FittedModel, ModelCard, TrainingData
 from services.shared.contracts import Contract
-from services.shared.errors import TooFewCases
+from services.shared.errors import InvalidValue, TooFewCases
 from services.shared.manifest import package_versions
 
 CARD_FIGURES = ("c_index", "hazard_ratio", "ibs")
@@ -159,7 +158,7 @@ def run_survival_study(
     """
     parameters = plan.parameters
     horizons, cutoff, bootstraps = parameters.horizons_months, parameters.cutoff, parameters.bootstraps
-    check_horizons(training, horizons)
+    _check_horizons(training, horizons)
     splits = make_survival_splits(
         training.event, folds=parameters.folds, repeats=parameters.repeats, seed=derive_seed(seed, 0)
     )
@@ -226,6 +225,25 @@ def run_survival_study(
         card=card,
         fold_models=tuple(result.signature.model for result in results),
     )
+
+
+def _check_horizons(data: SurvivalData, horizons_months: Sequence[float]) -> None:
+    """Refuse horizons that no patient is followed up to.
+
+    Raises
+    ------
+    InvalidValue
+        Where a horizon is 0 or less, or past the last follow-up.
+    """
+    if min(horizons_months) <= 0 or max(horizons_months) >= data.months.max():
+        raise InvalidValue(
+            "a horizon lies outside the training follow-up",
+            step="signature",
+            field="horizons_months",
+            expected=f"above 0 and below {data.months.max():g}",
+            got=", ".join(f"{horizon:g}" for horizon in horizons_months),
+            remedy="choose earlier horizons",
+        )
 
 
 def _validate(plan: SurvivalPlan, model: FittedModel, name: str, data: SurvivalData, *, seed: int) -> SurvivalFigures:
