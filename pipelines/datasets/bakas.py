@@ -2,19 +2,34 @@
 
 doi:10.7937/K9/TCIA.2017.KLXWJJ1Q (GBM) and .GJQ7R0EF (LGG), CC BY 3.0. One file a class; 724 features of enhancing
 tumour, non-enhancing tumour and oedema, empty where a region is absent.
+
+The files tell glioblastoma from lower-grade glioma and nothing else: ``grade_group`` is HGG or LGG by file, ``grade``
+is 4 for a glioblastoma and stays empty for a lower-grade glioma unless TCGA's clinical tables are joined.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from pipelines.datasets.checks import check_release
+from pipelines.datasets.clinical import hashes, join_clinical
+from pipelines.datasets.release import Release
 from pipelines.modelling.tables import read_feature_table
+from services.shared.contracts import case_label
 from services.shared.errors import DuplicateId, NotFound
 
+LICENCE = (
+    "CC BY 3.0 (TCIA). Cite Bakas et al., Sci Data 2017;4:170117, doi:10.7937/K9/TCIA.2017.KLXWJJ1Q and "
+    "doi:10.7937/K9/TCIA.2017.GJQ7R0EF."
+)
+MEANINGS = {
+    "grade_group": "HGG or LGG: whether the patient stands in the file of glioblastomas or of lower-grade gliomas"
+}
 CLASS_OF_FILE = {"GBM": "HGG", "LGG": "LGG"}
 
 
@@ -85,6 +100,64 @@ def read_bakas(folder: Path) -> BakasTables:
         in_one_file=tuple(sorted(set(frames[0].columns) ^ set(frames[1].columns))),
         infinite=infinite,
     )
+
+
+def read_release(source: Path, *, participants: Path | None = None) -> Release:
+    """Return both tables as a release; see :class:`pipelines.datasets.Importer`.
+
+    Parameters
+    ----------
+    source
+        Folder with both tables.
+    participants
+        TCGA's clinical release, which gives grade 2 and 3, age, sex, markers and survival.
+
+    Raises
+    ------
+    NotFound, DuplicateId, InvalidTable
+        As :func:`read_bakas`, and where two identifiers differ in neither letters nor digits.
+    """
+    tables = read_bakas(source)
+    features = tables.features.copy(deep=False)
+    features.index = pd.Index([case_label(name) for name in features.index], name="case_id")
+    frame = pd.DataFrame(
+        {
+            "participant_id": [f"sub-{label}" for label in features.index],
+            "source_id": tables.features.index,
+            "grade_group": tables.labels.to_numpy(),
+        }
+    )
+    release = Release(
+        name="bakas",
+        participants=frame,
+        meanings=MEANINGS,
+        matrices={"features": features},
+        scale={"features": "radiomic features as published, of expert-corrected BraTS regions"},
+        counted={
+            **{f"patients {group}": int((tables.labels == group).sum()) for group in CLASS_OF_FILE.values()},
+            "columns that are no features": len(tables.left_out),
+            "features in one file only": len(tables.in_one_file),
+            "infinite entries taken as missing": tables.infinite,
+            "missing entries": int(features.isna().to_numpy().sum()),
+        },
+        sources=hashes(path for name in CLASS_OF_FILE for path in _files(source, name)),
+        licence=LICENCE,
+    )
+    return check_release(_with_grade(join_clinical(release, participants)))
+
+
+def _with_grade(release: Release) -> Release:
+    """Fill in grade 4 for the patients in the file of glioblastomas, where no clinical table states a grade."""
+    frame = release.participants.copy()
+    glioblastoma = frame["grade_group"] == "HGG"
+    stated = pd.Series(frame["grade"], frame.index) if "grade" in frame else pd.Series(pd.NA, frame.index)
+    stated = pd.to_numeric(stated).astype("Int64")
+    frame["grade"] = stated.mask(glioblastoma & stated.isna(), 4)
+    counted = {
+        "glioblastomas given grade 4": int((glioblastoma & stated.isna()).sum()),
+        "patients whose grade and group differ": int(((frame["grade"] == 4) != glioblastoma)[stated.notna()].sum()),
+    }
+    return dataclasses.replace(release, participants=frame, counted={**release.counted, **counted})
 
 
 def _files(folder: Path, name: str) -> list[Path]:

@@ -99,8 +99,13 @@ class GradingRecipe:
 
 
 def read_labels(participants: pd.DataFrame, ids: pd.Index) -> pd.Series:
-    """Return LGG or HGG for each patient of a feature table, from the clinical column ``grade`` (NaN: unknown)."""
-    return participant_classes(participants, "grade", ids, spellings=_SPELLINGS)
+    """Return LGG or HGG for each patient of a feature table (NaN: unknown).
+
+    The clinical column ``grade`` tells, and ``grade_group`` where a release states no more than LGG or HGG.
+    """
+    columns = [name for name in ("grade", "grade_group") if name in participants] or ["grade"]
+    first, *rest = (participant_classes(participants, name, ids, spellings=_SPELLINGS) for name in columns)
+    return first.where(first.notna(), rest[0]).rename("grade") if rest else first.rename("grade")
 
 
 def run(

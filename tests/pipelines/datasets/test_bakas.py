@@ -3,8 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.datasets.bakas import is_bakas_folder, read_bakas
+from pipelines.datasets.bakas import is_bakas_folder, read_bakas, read_release
+from pipelines.datasets.release import read_matrix, write_release
 from pipelines.studies import grading
+from services.shared.cohort import read_cohort
 from services.shared.errors import DuplicateId, NotFound
 
 
@@ -49,3 +51,61 @@ def test_published_radiomics_tell_grades_apart(real_data):
     result = grading.run(tables.features, tables.labels, parameters=grading.Parameters(permutations=0), seed=1)
     assert result.metrics["auc"] > 0.85
     assert result.metrics["auc_low"] > 0.8
+
+
+def test_release_has_grade_4_for_glioblastomas_and_a_group_for_everybody(folder):
+    release = read_release(folder)
+    frame = release.participants.set_index("source_id")
+    assert frame["participant_id"].tolist() == ["sub-TCGA01", "sub-TCGA02"]
+    assert frame["grade_group"].tolist() == ["LGG", "HGG"]
+    assert frame["grade"].isna().tolist() == [True, False]
+    assert frame.at["TCGA-02", "grade"] == 4
+    assert release.matrices["features"].index.tolist() == ["TCGA01", "TCGA02"]
+    assert release.counted["infinite entries taken as missing"] == 1
+    assert release.counted["features in one file only"] == 2
+
+
+def test_joined_grades_stay_and_a_grade_against_the_file_is_counted(folder, tmp_path):
+    table = tmp_path / "clinic.csv"
+    table.write_text("case_id,grade,os_months,event\nTCGA-01,4,12.5,1\nTCGA-02,,3,0\n")
+    release = read_release(folder, participants=table)
+    frame = release.participants.set_index("source_id")
+    assert frame["grade"].tolist() == [4, 4]
+    assert frame["event"].tolist() == [1, 0]
+    assert release.counted["glioblastomas given grade 4"] == 1
+    assert release.counted["patients whose grade and group differ"] == 1
+
+
+def test_identifiers_that_differ_in_punctuation_alone_are_refused(folder):
+    (folder / "TCGA_LGG_radiomicFeatures.csv").write_text("ID,V1\nTCGA_02,1\n")
+    with pytest.raises(DuplicateId, match="TCGA"):
+        read_release(folder)
+
+
+@pytest.mark.real
+def test_published_patients_get_grade_markers_and_survival_from_tcga(real_data):
+    folder, clinical = real_data / "tcia_bakas_radiomics", real_data / "tcga_glioma_clinical"
+    if not is_bakas_folder(folder) or not clinical.is_dir():
+        pytest.skip("no tables in tcia_bakas_radiomics or tcga_glioma_clinical")
+    plain, joined = read_release(folder), read_release(folder, participants=clinical)
+    assert plain.participants["grade_group"].value_counts().to_dict() == {"HGG": 102, "LGG": 65}
+    assert plain.participants["grade"].value_counts().to_dict() == {4: 102}
+    frame = joined.participants
+    assert frame["grade"].value_counts().to_dict() == {4: 102, 3: 37, 2: 28}
+    assert frame[["idh", "atrx", "os_months"]].notna().sum().tolist() == [148, 113, 166]
+    assert frame["event"].sum() == 96
+    assert joined.counted["patients whose grade and group differ"] == 0
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("joined", [False, True])
+def test_a_cohort_of_the_release_has_the_labels_of_its_files(storage, real_data, joined):
+    folder, clinical = real_data / "tcia_bakas_radiomics", real_data / "tcga_glioma_clinical"
+    if not is_bakas_folder(folder) or not clinical.is_dir():
+        pytest.skip("no tables in tcia_bakas_radiomics or tcga_glioma_clinical")
+    tables = read_bakas(folder)
+    write_release(storage, "bakas", read_release(folder, participants=clinical if joined else None))
+    features = read_matrix(storage, "bakas", "features")
+    labels = grading.read_labels(read_cohort(storage, "bakas").participants, features.index)
+    assert labels.tolist() == tables.labels.tolist()
+    np.testing.assert_array_equal(features.to_numpy(), tables.features.to_numpy())

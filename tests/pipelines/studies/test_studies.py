@@ -207,6 +207,8 @@ def test_outcomes_come_from_the_clinical_table():
     )
     ids = pd.Index(["A", "B", "C", "D"])
     assert study("grading").read_labels(table, ids).tolist() == ["LGG", "LGG", "HGG", None]
+    grouped = table.assign(grade=[None, None, 4, None], grade_group=["LGG", "HGG", "HGG", None])
+    assert study("grading").read_labels(grouped, ids).tolist() == ["LGG", "HGG", "HGG", None]
     assert study("atrx").read_labels(table, ids).tolist() == ["WT", "Mutant", None, "Mutant"]
     with pytest.raises(NotFound, match="grading_survival, atrx"):
         study("survival")
