@@ -94,9 +94,9 @@ def megabytes(count: int) -> str:
 
 def fetch_help() -> str:
     """Return the list of open releases for the command's help."""
-    from pipelines.fetch.releases import RELEASES
+    from pipelines.fetch import DESCRIPTIONS
 
-    return "\n\n".join(f"- **{name}**: {release.what}" for name, release in RELEASES.items())
+    return "\n\n".join(f"- **{name}**: {what}" for name, what in DESCRIPTIONS.items())
 
 
 def import_(

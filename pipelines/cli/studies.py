@@ -16,8 +16,6 @@ from services.shared.storage import open_storage
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from services.model_serving.package import Estimate
-
 
 def study(
     name: Annotated[str, typer.Argument(help="Study, see the list below")],
@@ -69,30 +67,13 @@ def study(
 
 def print_figures(cohort: str, studies: Sequence[str] | None = None) -> None:
     """Print the figures of finished studies."""
-    from pipelines.reporting.report import summary_table
+    from pipelines.reporting.report import overview_tables
 
-    rows = summary_table(open_storage(), cohort, studies)
-    table = Table("", *(row.study for row in rows), box=box.SIMPLE_HEAD)
-    table.add_row("Patients (positive)", *(f"{row.patients} ({row.positives})" for row in rows))
-    for name, figures in (
-        ("AUC", [row.auc for row in rows]),
-        ("Sensitivity", [row.sensitivity for row in rows]),
-        ("Specificity", [row.specificity for row in rows]),
-        ("Accuracy", [row.accuracy for row in rows]),
-        ("AUC, permuted labels", [row.permuted_auc for row in rows]),
-    ):
-        table.add_row(name, *map(_figure, figures))
-    table.add_row("AUC of the paper", *("–" if row.published is None else f"{row.published.auc:.3f}" for row in rows))
-    out.print(table)
-    out.print("Out of fold, with 95 % confidence intervals.", style="dim")
-
-
-def _figure(figure: Estimate | None) -> str:
-    if figure is None:
-        return "not run"
-    if figure.low is None or figure.high is None:
-        return f"{figure.value:.3f}"
-    return f"{figure.value:.3f} ({figure.low:.3f}–{figure.high:.3f})"
+    for shown in overview_tables(open_storage(), cohort, studies):
+        table = Table(shown.headers[0], *(row[0] for row in shown.rows), box=box.SIMPLE_HEAD, caption=shown.caption)
+        for figure, *values in zip(shown.headers[1:], *(row[1:] for row in shown.rows), strict=True):
+            table.add_row(figure, *values)
+        out.print(table)
 
 
 def report(cohort: CohortOption = None, params: ParamsOption = None) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
 
+from pipelines.fetch import DESCRIPTIONS
 from pipelines.fetch.connection import Connection
 from pipelines.fetch.download import Remote
 from pipelines.fetch.gdc_clinical import plan_clinical
@@ -76,7 +77,7 @@ _FACES = (
 
 RELEASES: dict[str, OpenRelease] = {
     "tcga-gbm-mri": OpenRelease(
-        "MRI of TCGA glioblastoma (DICOM, 262 patients)",
+        DESCRIPTIONS["tcga-gbm-mri"],
         "TCIA",
         "CC BY 3.0",
         "Scarpace L et al., TCGA-GBM, TCIA 2016, https://doi.org/10.7937/K9/TCIA.2016.RNYFUYE9",
@@ -84,7 +85,7 @@ RELEASES: dict[str, OpenRelease] = {
         by_hand=_FACES,
     ),
     "tcga-lgg-mri": OpenRelease(
-        "MRI of TCGA lower-grade glioma (DICOM, 199 patients)",
+        DESCRIPTIONS["tcga-lgg-mri"],
         "TCIA",
         "CC BY 3.0",
         "Pedano N et al., TCGA-LGG, TCIA 2016, https://doi.org/10.7937/K9/TCIA.2016.L4LTD3TK",
@@ -92,7 +93,7 @@ RELEASES: dict[str, OpenRelease] = {
         by_hand=_FACES,
     ),
     "upenn-gbm": OpenRelease(
-        "MRI of 630 glioblastoma patients, with diffusion (DICOM, 139 GB)",
+        DESCRIPTIONS["upenn-gbm"],
         "TCIA",
         "CC BY 4.0",
         "Bakas S et al., UPENN-GBM, TCIA 2021, https://doi.org/10.7937/TCIA.709X-DN49; Sci Data 2022;9:453",
@@ -101,7 +102,7 @@ RELEASES: dict[str, OpenRelease] = {
         "https://www.cancerimagingarchive.net/collection/upenn-gbm/",
     ),
     "ucsf-pdgm": OpenRelease(
-        "Clinical and molecular table of 495 diffuse gliomas (CSV)",
+        DESCRIPTIONS["ucsf-pdgm"],
         "TCIA",
         "CC BY 4.0",
         "Calabrese E et al., UCSF-PDGM, TCIA 2022, https://doi.org/10.7937/tcia.bdgf-8v37; "
@@ -118,14 +119,14 @@ RELEASES: dict[str, OpenRelease] = {
         "https://www.cancerimagingarchive.net/collection/ucsf-pdgm/",
     ),
     "tcga-glioma-expression": OpenRelease(
-        "RNA-seq of TCGA-GBM and TCGA-LGG: STAR gene counts, FPKM and TPM as genes x samples",
+        DESCRIPTIONS["tcga-glioma-expression"],
         "GDC",
         _TCGA,
         _TCGA_CITATION,
         partial(plan_expression, projects=_GLIOMA),
     ),
     "tcga-glioma-clinical": OpenRelease(
-        "Clinical table of TCGA-GBM and TCGA-LGG",
+        DESCRIPTIONS["tcga-glioma-clinical"],
         "GDC",
         _TCGA,
         _TCGA_CITATION,
