@@ -20,6 +20,7 @@ from pipelines.genomics.differential import ModeratedT
 from pipelines.genomics.expression import fit_low_expression_filter
 from pipelines.genomics.gene_sets import GeneSets
 from pipelines.genomics.harmonise import RANKS_OF, Method, MissingGenes, scale_kind
+from pipelines.modelling.nomograms import with_nomograms
 from pipelines.modelling.selection import Array, Index, fit_scaling
 from pipelines.modelling.signature import CoxLasso, FittedSelection, screen_univariable
 from pipelines.modelling.study import Progress
@@ -46,6 +47,7 @@ from pipelines.studies.ferroptosis_cohorts import (
     who_grade,
 )
 from pipelines.studies.ferroptosis_context import (
+    LEAST_DEATHS,
     Judged,
     Judging,
     clinical_figures,
@@ -112,6 +114,9 @@ class Parameters(SurvivalStudyParameters):
     screen_p: float = Field(0.05, gt=0, le=1, description="P of the univariable Cox model")
     lasso_folds: int = Field(10, ge=3, le=20, description="Folds that choose the LASSO's penalty")
     lambda_rule: Literal["min", "1se"] = Field("min", description="Penalty of least deviance, or within one SE of it")
+    nomogram_columns: tuple[str, ...] = Field(
+        ("age_years", "grade"), description="Clinical columns of the nomogram that the signature is set against"
+    )
     harmonise: Method = Field("reference", description="How a validation cohort gets to the training scale")
     platform_genes: tuple[str, ...] | None = Field(
         None, description="Validation cohorts whose gene names restrict the candidates; None: all of them"
@@ -244,8 +249,10 @@ def run(
     if chosen.compare_harmonisation:
         ways = {method: _prepare(own, candidates.genes, chosen, method)[:2] for method in get_args(Method)}
         tables["harmonisation"] = compare_harmonisation(ways, others, judging, missing_genes=chosen.missing_genes)
+    result = replace(result, flow=flow, tables=result.tables | tables)
+    result = _with_nomograms(result, prepared.data, judged, chosen, seed)
     model = result.model if chosen.harmonise != "rank" else ranked_model(result.model, prepared.scale)
-    return replace(result, model=model, flow=flow, tables=result.tables | tables)
+    return replace(result, model=model)
 
 
 def _prepare(
@@ -254,6 +261,26 @@ def _prepare(
     prepared = prepare_training(own, genes, contrast=p.contrast, method=method)
     filtered, statement = _filter_applies(prepared, p)
     return prepared, FerroptosisRecipe(p, prepared.contrast, prepared.normals, filtered), statement
+
+
+def _with_nomograms(
+    result: SurvivalStudyResult,
+    training: SurvivalData,
+    validation: Mapping[str, SurvivalData],
+    p: Parameters,
+    seed: int,
+) -> SurvivalStudyResult:
+    """Compare clinical columns with and without the signature; where patients lack them, say so instead."""
+    known = [name for name in p.nomogram_columns if name in training.clinical and training.clinical[name].notna().any()]
+    if not known:
+        return replace(result, flow=result.flow | {"nomogram": "no clinical column that was asked for has values"})
+    usable = {}
+    for name, data in validation.items():
+        present = [column for column in known if column in data.clinical]
+        complete = data.clinical[present].notna().all(axis=1).to_numpy()
+        if len(present) == len(known) and data.event[complete].sum() >= LEAST_DEATHS:
+            usable[name] = data
+    return with_nomograms(result, training, usable, clinical_columns=known, seed=derive_seed(seed, 9))
 
 
 def _judged(

@@ -36,7 +36,7 @@ from services.model_serving.package import FittedModel
 from services.shared.errors import GliaflowError
 
 CLINICAL = {"age": ("age_years",), "age and grade": ("age_years", "grade")}
-_LEAST_DEATHS = 5
+LEAST_DEATHS = 5
 _MAX_MISSING = 0.5
 
 
@@ -97,7 +97,7 @@ def within_grades(parts: Mapping[str, Judged], judging: Judging) -> pd.DataFrame
         grade = who_grade(judged.data.clinical).to_numpy()
         for name, members in (("signature within grade 2-3", grade < 4), ("signature within grade 4", grade == 4)):
             chosen = np.flatnonzero(members)
-            if len(chosen) == len(grade) or judged.data.event[chosen].sum() < _LEAST_DEATHS:
+            if len(chosen) == len(grade) or judged.data.event[chosen].sum() < LEAST_DEATHS:
                 continue
             rows.append(_row(name, part, partial(_subset, judged, chosen, judging)))
     return pd.DataFrame(rows)
