@@ -93,16 +93,16 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
         name=NAME,
         participants=participants_of(frame),
         meanings={column: meaning for column, meaning in MEANINGS.items() if column in frame},
-        counted={
-            **counted,
-            "patients with follow-up": int(frame["os_months"].notna().sum()),
-            "patients alive at last follow-up": int((frame["event"] == 0).sum()),
-            "patients of TCGA": int(frame["tcga_id"].notna().sum()),
-        },
+        counted={**counted, "patients of TCGA": int(frame["tcga_id"].notna().sum())},
         sources=hashes([*mappings, *survivals]),
         licence=LICENCE,
     )
-    return check_release(_join_tcga(release, participants))
+    release = check_release(_join_tcga(release, participants))
+    followed = {
+        "patients with follow-up": int(release.participants["os_months"].notna().sum()),
+        "patients alive at last follow-up": int((release.participants["event"] == 0).sum()),
+    }
+    return dataclasses.replace(release, counted={**release.counted, **followed})
 
 
 def read_name_mappings(tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:

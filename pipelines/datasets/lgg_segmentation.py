@@ -207,37 +207,34 @@ def _row(case: CaseRef, stack: SliceStack) -> dict[str, object]:
     }
 
 
-def find_clinical_table(source: Path) -> Path | None:
-    """Return ``data*.csv`` of a release, in ``source`` or else beside it; None where there is none.
-
-    Raises
-    ------
-    DuplicateId
-        Where several could be meant.
-    """
-    for folder in (source, source.parent):
-        found = sorted(folder.glob("data*.csv")) if folder.is_dir() else []
-        if len(found) > 1:
-            raise DuplicateId(
-                "several files could be the clinical table",
-                step=STEP,
-                field="source",
-                expected="one data*.csv",
-                got=", ".join(path.name for path in found),
-            )
-        if found:
-            return found[0]
-    return None
+def find_clinical_tables(source: Path) -> list[Path]:
+    """Return ``data*.csv`` of a release, in ``source`` or else beside it."""
+    inside = sorted(source.glob("data*.csv")) if source.is_dir() else []
+    return inside or sorted(source.parent.glob("data*.csv"))
 
 
-def read_clinical_table(path: Path) -> pd.DataFrame:
-    """Return the publisher's table in our terms, indexed by ``participant_id``.
+def read_clinical_tables(paths: list[Path]) -> pd.DataFrame:
+    """Return the publisher's tables in our terms as one, indexed by ``participant_id``.
 
     Raises
     ------
     UnreadableFile, InvalidTable, DuplicateId
-        Where the table is malformed, a code is not known, or a patient stands twice.
+        Where a table is malformed, a code is not known, or a patient stands twice.
     """
+    frame = pd.concat([_read_clinical_table(path) for path in paths])
+    repeated = frame.index[frame.index.duplicated()]
+    if len(repeated):
+        raise DuplicateId(
+            "a patient stands twice",
+            case=str(repeated[0]),
+            step=STEP,
+            field=", ".join(path.name for path in paths),
+            expected="one row a patient",
+        )
+    return frame
+
+
+def _read_clinical_table(path: Path) -> pd.DataFrame:
     table = index_by(read_text_table(path, step=STEP), "Patient", file=path.name, step=STEP)
     columns = {
         new: coded(table[old], codes, field=old, step=STEP) for old, (new, codes) in _CODES.items() if old in table
@@ -261,17 +258,17 @@ def _read_tables(source: Path, scans: list[Scan], participants: Path | None) -> 
         }
         for s in scans
     )
-    path = find_clinical_table(source)
+    paths = find_clinical_tables(source)
     counted = {}
-    if path is not None:
-        clinical = read_clinical_table(path)
+    if paths:
+        clinical = read_clinical_tables(paths)
         counted["patients without clinical row"] = int((~frame["participant_id"].isin(clinical.index)).sum())
         counted["clinical rows without images"] = int((~clinical.index.isin(frame["participant_id"])).sum())
         if counted["patients without clinical row"] == len(frame):
             raise IdMismatch(
                 "the clinical table names none of the scans' patients",
                 step=STEP,
-                field=path.name,
+                field=", ".join(path.name for path in paths),
                 expected=str(frame["source_id"].iloc[0]),
                 got=f"{len(clinical)} other patients",
             )
@@ -281,7 +278,7 @@ def _read_tables(source: Path, scans: list[Scan], participants: Path | None) -> 
         participants=frame,
         meanings={column: meaning for column, meaning in MEANINGS.items() if column in frame},
         counted=counted,
-        sources={} if path is None else hashes([path]),
+        sources=hashes(paths),
         licence=LICENCE,
     )
     return check_release(join_clinical(release, participants))
@@ -289,8 +286,8 @@ def _read_tables(source: Path, scans: list[Scan], participants: Path | None) -> 
 
 def _with_images(release: Release, rows: pd.DataFrame, dropped: dict[str, str], sources: dict[str, str]) -> Release:
     counted = {
-        "patients without t1w": int(rows["t1w_copies_flair"].sum()),
-        "patients without t1c": int(rows["t1c_copies_flair"].sum()),
+        "patients without T1w": int(rows["t1w_copies_flair"].sum()),
+        "patients without T1c": int(rows["t1c_copies_flair"].sum()),
         "patients without masks": int(rows["tumour_slices"].isna().sum()),
         "slices": int(rows["slices"].sum()),
     }

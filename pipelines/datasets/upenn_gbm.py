@@ -134,7 +134,7 @@ def read_release(
             "deaths of uncertain date censored": int(
                 (frame["survival_status"] == "Deceased - uncertain date of death").sum()
             ),
-            "patients without follow up": int(frame["os_months"].isna().sum()),
+            "patients without follow-up": int(frame["os_months"].isna().sum()),
             "infinite entries taken as missing": infinite,
             "missing entries": int(features.isna().to_numpy().sum()),
         },

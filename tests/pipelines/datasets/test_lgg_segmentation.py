@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from pipelines.datasets.lgg_segmentation import import_lgg_segmentation, read_clinical_table, read_slices, slices_key
+from pipelines.datasets.lgg_segmentation import import_lgg_segmentation, read_clinical_tables, read_slices, slices_key
 from pipelines.datasets.slice_stacks import find_scans, read_stack
 from services.shared.cohort import CaseKeys, Region, Sequence, read_cohort, region_mask
 from services.shared.contracts import CaseRef
@@ -82,7 +82,7 @@ def test_clinical_codes_and_counts_of_the_cohort(storage: Storage, release: Path
     assert frame["t1c_copies_flair"].tolist() == [0, 1]
     assert frame["spacing_known"].tolist() == [0, 0]
     said = json.loads(storage.read_text("raw/lgg/import.json"))
-    assert said["counted"]["patients without t1c"] == 1
+    assert said["counted"]["patients without T1c"] == 1
     assert said["counted"]["clinical rows without images"] == 1
     assert "TCGA_CS_4941_19960909" in said["sources"]
     assert "1" in json.loads(storage.read_text("raw/lgg/participants.json"))["spacing_known"]["Description"]
@@ -124,6 +124,19 @@ def test_clinic_of_tcga_adds_what_the_release_lacks(storage: Storage, release: P
     import_lgg_segmentation(storage, release, "lgg", participants=tmp_path / "clinic.csv")
     first = read_cohort(storage, "lgg").participants.set_index("source_id").loc["TCGA_CS_4941"]
     assert (first["grade"], first["idh"], first["os_months"], first["event"]) == (3, "WT", 7.7, 1)
+
+
+def test_tables_of_parts_of_the_release_are_one(storage: Storage, release: Path) -> None:
+    header, first, *others = TABLE.splitlines()
+    (release / "data.csv").write_text(f"{header}\n{first}\n")
+    (release / "data_other.csv").write_text(
+        "\n".join((header.replace(",", ";"), *(o.replace(",", ";") for o in others)))
+    )
+    import_lgg_segmentation(storage, release, "lgg")
+    assert read_cohort(storage, "lgg").participants["sex"].tolist() == ["M", "F"]
+    (release / "data_other.csv").write_text(f"{header}\n{first}\n")
+    with pytest.raises(DuplicateId, match="TCGACS4941"):
+        import_lgg_segmentation(storage, release, "again")
 
 
 def test_a_release_without_a_table_and_a_table_beside_it(storage: Storage, release: Path) -> None:
@@ -181,7 +194,7 @@ def test_codes_agree_with_table_s1(real_data: Path) -> None:
     published = real_data / "tcga_glioma_clinical" / "ceccarelli2016_table_s1_lgg_gbm.csv.gz"
     if not table.is_file() or not published.is_file():
         pytest.skip("no clinical tables")
-    ours = read_clinical_table(table)
+    ours = read_clinical_tables([table])
     theirs = pd.read_csv(published, dtype=str)
     theirs.index = "sub-" + theirs["patient"].str.replace("-", "")
     both = ours.join(theirs, how="inner")

@@ -42,8 +42,8 @@ def test_codes_become_markers_and_what_they_leave_open_stays_missing(folder):
     assert frame["mgmt"].tolist() == ["Methylated", "Unmethylated", None, None]
     assert frame["grade"].tolist() == [4, pd.NA, 4, 2]
     assert frame.at["PatientID_0002", "grade_published"] == "3 vs 4"
-    assert release.counted["atrx mosaic"] == 2
-    assert release.counted["idh1 wild type with idh2 unknown"] == 1
+    assert release.counted["ATRX mosaic"] == 2
+    assert release.counted["IDH1 wild type with IDH2 unknown"] == 1
 
 
 def test_follow_up_ends_at_death_or_the_last_mri(folder):
@@ -51,8 +51,8 @@ def test_follow_up_ends_at_death_or_the_last_mri(folder):
     frame = release.participants.set_index("source_id")
     np.testing.assert_allclose(frame["os_months"], [16, 32, np.nan, np.nan])
     assert frame["event"].tolist() == [1, 0, pd.NA, pd.NA]
-    assert release.counted["deaths dated before a later mri"] == 1
-    assert release.counted["patients without follow up"] == 2
+    assert release.counted["deaths dated before a later MRI"] == 1
+    assert release.counted["patients without follow-up"] == 2
     assert frame.at["PatientID_0003", "death_day"] == 50
 
 
@@ -106,5 +106,5 @@ def test_published_release(real_data):
     assert frame["atrx"].value_counts().to_dict() == {"WT": 102, "Mutant": 19}
     assert frame["idh"].value_counts().to_dict() == {"WT": 138, "Mutant": 23}
     assert frame["event"].value_counts().to_dict() == {0: 81, 1: 71}
-    assert release.counted["deaths dated before a later mri"] == 14
+    assert release.counted["deaths dated before a later MRI"] == 14
     assert len(release.dropped) == 324

@@ -61,7 +61,7 @@ def test_patients_before_surgery_with_survival_from_surgery(folder):
         "UPENN-GBM-00005_21": "scan at recurrence, and no scan before surgery",
     }
     assert release.counted["deaths of uncertain date censored"] == 1
-    assert release.counted["patients without follow up"] == 1
+    assert release.counted["patients without follow-up"] == 1
     assert release.counted["patients without features"] == 1
     assert release.counted["infinite entries taken as missing"] == 1
 
