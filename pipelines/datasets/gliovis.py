@@ -81,14 +81,18 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
     clinical, meanings = _clinical(table, counted)
     clinical, lost = whole_follow_up(clinical)
     values = index_by(read_value_table(expression_path, step=STEP), "Sample", file=expression_path.name, step=STEP)
+    further = [name for name in values if name in table]
+    if further:
+        counted["columns of the matrix that are clinical"] = len(further)
+        values = values.drop(columns=further)
     names, mended = mend_r_names(values.columns)
     if mended:
         counted["gene names whose hyphen R had turned into a dot"] = mended
     found = expression_values(values.set_axis(names, axis="columns"), unit="log2", step=STEP)
     clinical, expression, unjoined = join_expression(clinical, found.values, step=STEP)
     dropped = {**unjoined, **dropped}
-    clinical, further = _one_sample_a_patient(clinical)
-    dropped |= further
+    clinical, repeated = _one_sample_a_patient(clinical)
+    dropped |= repeated
     participants_table = participants_of(clinical)
     kept = pd.Index(participants_table["participant_id"].str.removeprefix("sub-"))
     release = Release(

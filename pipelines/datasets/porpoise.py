@@ -15,7 +15,7 @@ from pipelines.datasets.checks import check_release
 from pipelines.datasets.clinical import hashes, join_clinical, participants_of, whole_follow_up
 from pipelines.datasets.expression_values import expression_values, join_expression
 from pipelines.datasets.release import Release
-from pipelines.datasets.source_tables import read_value_table, require_columns, tables_in
+from pipelines.datasets.source_tables import read_header, read_value_table, require_columns, tables_in
 from services.shared.errors import InvalidTable, NotFound
 
 STEP = "import porpoise"
@@ -88,17 +88,22 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
 def _file(source: Path) -> Path:
     if not source.is_dir():
         return source
-    found = [path for path in tables_in(source) if "tcga" in path.name.lower() and "all_clean" in path.name.lower()]
+    found = [path for path in tables_in(source) if _is_porpoise(path)]
     if len(found) != 1:
         raise NotFound(
             "the folder does not hold one PORPOISE table",
             step=STEP,
             field=source.name,
-            expected="one tcga_*_all_clean.csv or .csv.zip",
+            expected="one tcga_*_all_clean.csv or .csv.zip, with censorship and columns *_rnaseq",
             got=", ".join(path.name for path in found) or "none",
             remedy="name the file",
         )
     return found[0]
+
+
+def _is_porpoise(path: Path) -> bool:
+    columns = read_header(path, step=STEP)
+    return "censorship" in columns and any(name.endswith(_RNA) for name in columns)
 
 
 def _clinical(own: pd.DataFrame) -> pd.DataFrame:

@@ -6,10 +6,12 @@ returns (old Macintosh, CGGA) end lines like any others. A header keeps the publ
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, cast
@@ -20,9 +22,31 @@ from services.shared.errors import DuplicateId, InvalidTable, NotFound, Unreadab
 
 _TABLE = re.compile(r"\.(csv|tsv|txt|tab)(\.gz|\.zip)?$", re.I)
 _NUMBER = r"^x(?=\d)"
+_BROKEN = (UnicodeDecodeError, ValueError, OSError, EOFError, csv.Error, zlib.error, zipfile.BadZipFile)
 
 
-def read_text_table(path: Path, *, step: str, rows: int | None = None) -> pd.DataFrame:
+def read_header(path: Path, *, step: str) -> list[str]:
+    """Return a table's column names as written, without spaces around them.
+
+    Raises
+    ------
+    NotFound, UnreadableFile
+        Where there is no such file, or it is no table.
+    """
+    if not path.is_file():
+        raise NotFound("there is no such table", step=step, field=path.name, remedy="name the publisher's file")
+    try:
+        mark = _separator(path, step)
+        with _open(path, step) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig") as lines:
+            names = next(csv.reader(lines, delimiter=mark), [])
+    except _BROKEN as error:
+        raise _unreadable(path, step, error) from error
+    if not names:
+        raise UnreadableFile("the table is empty", step=step, field=path.name, expected="a header")
+    return [name.strip() for name in names]
+
+
+def read_text_table(path: Path, *, step: str) -> pd.DataFrame:
     """Return a table with every value as text, spaces around column names removed, nothing taken for missing.
 
     Parameters
@@ -31,20 +55,18 @@ def read_text_table(path: Path, *, step: str, rows: int | None = None) -> pd.Dat
         A delimited table; tab, comma or semicolon is told by the first line.
     step
         The importer that an error names.
-    rows
-        Read no more rows than this.
 
     Raises
     ------
     NotFound, UnreadableFile
         Where there is no such file, or it is no table.
     """
-    return _read(path, step=step, rows=rows, numeric=False)
+    return _read(path, step=step, numeric=False)
 
 
 def read_value_table(path: Path, *, step: str) -> pd.DataFrame:
     """Return a table whose columns of numbers are numbers, and ``NA`` and nothing are missing."""
-    return _read(path, step=step, rows=None, numeric=True)
+    return _read(path, step=step, numeric=True)
 
 
 def require_columns(frame: pd.DataFrame, columns: Iterable[str], *, file: str, step: str) -> None:
@@ -109,34 +131,24 @@ def tables_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and _TABLE.search(path.name))
 
 
-def _read(path: Path, *, step: str, rows: int | None, numeric: bool) -> pd.DataFrame:
-    if not path.is_file():
-        raise NotFound("there is no such table", step=step, field=path.name, remedy="name the publisher's file")
+def _read(path: Path, *, step: str, numeric: bool) -> pd.DataFrame:
+    names = read_header(path, step=step)
     try:
-        separator = _separator(path, step)
-        with _open(path, step) as stream:
-            header = pd.read_csv(stream, sep=separator, header=None, nrows=1, dtype=str, encoding="utf-8-sig")
-        names = ["" if pd.isna(name) else str(name).strip() for name in header.iloc[0]]
         with _open(path, step) as stream:
             frame = pd.read_csv(
                 stream,
-                sep=separator,
+                sep=_separator(path, step),
                 header=None,
                 skiprows=1,
-                nrows=rows,
                 dtype=None if numeric else str,
                 keep_default_na=numeric,
                 encoding="utf-8-sig",
                 low_memory=False,
             )
-    except (UnicodeDecodeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UnreadableFile(
-            "the table cannot be read",
-            step=step,
-            field=path.name,
-            expected="a delimited table with a header, UTF-8, plain, .gz or .zip",
-            got=str(error).strip().splitlines()[-1][:160] if str(error).strip() else type(error).__name__,
-        ) from error
+    except pd.errors.EmptyDataError:
+        frame = pd.DataFrame(columns=range(len(names)))
+    except _BROKEN as error:
+        raise _unreadable(path, step, error) from error
     if frame.shape[1] == len(names) + 1:
         # R's write.table leaves the row names' column without a name.
         names = ["", *names]
@@ -150,6 +162,17 @@ def _read(path: Path, *, step: str, rows: int | None, numeric: bool) -> pd.DataF
         )
     frame.columns = pd.Index(names)
     return frame
+
+
+def _unreadable(path: Path, step: str, error: Exception) -> UnreadableFile:
+    said = str(error).strip().splitlines()
+    return UnreadableFile(
+        "the table cannot be read",
+        step=step,
+        field=path.name,
+        expected="a delimited table with a header, UTF-8, plain, .gz or .zip",
+        got=said[-1][:160] if said else type(error).__name__,
+    )
 
 
 def _open(path: Path, step: str) -> IO[bytes]:

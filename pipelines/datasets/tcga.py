@@ -21,7 +21,14 @@ from pipelines.datasets import codings
 from pipelines.datasets.checks import check_release
 from pipelines.datasets.clinical import hashes, join_clinical, participants_of, whole_follow_up
 from pipelines.datasets.release import Release
-from pipelines.datasets.source_tables import index_by, plain_name, read_text_table, require_columns, tables_in
+from pipelines.datasets.source_tables import (
+    index_by,
+    plain_name,
+    read_header,
+    read_text_table,
+    require_columns,
+    tables_in,
+)
 from services.shared.errors import DuplicateId, InvalidTable, NotFound
 
 STEP = "import tcga"
@@ -194,7 +201,7 @@ def _tables(source: Path) -> dict[str, Path]:
 
 
 def _role(path: Path) -> str | None:
-    columns = set(map(plain_name, read_text_table(path, step=STEP, rows=1).columns))
+    columns = set(map(plain_name, read_header(path, step=STEP)))
     return next((role for role, needed in _SIGNATURES.items() if columns.issuperset(needed)), None)
 
 
@@ -269,6 +276,10 @@ def _read_survival(path: Path, found: _Found) -> pd.DataFrame:
     frame = _read(path)
     if "type" in frame:
         frame = frame[frame["type"].str.upper().isin(["LGG", "GBM"])]
+    if "redaction" in frame:
+        redacted = codings.text(frame["redaction"]).notna()
+        found.count("patients whom TCGA-CDR marks as redacted, its follow-up not taken", int(redacted.sum()))
+        frame = frame[~redacted]
     rows = frame.set_index("patient")
     table = pd.DataFrame(
         {

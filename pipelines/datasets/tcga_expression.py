@@ -21,11 +21,18 @@ from pipelines.datasets.checks import check_release
 from pipelines.datasets.clinical import hashes, join_clinical, participants_of
 from pipelines.datasets.expression_values import Unit, check_samples, expression_values
 from pipelines.datasets.release import Release
-from pipelines.datasets.source_tables import plain_name, read_text_table, read_value_table, require_columns, tables_in
+from pipelines.datasets.source_tables import (
+    plain_name,
+    read_header,
+    read_text_table,
+    read_value_table,
+    require_columns,
+    tables_in,
+)
 from pipelines.datasets.tcga import BARCODE
 from pipelines.genomics.expression import detect_scale
 from services.shared.contracts import case_label
-from services.shared.errors import InvalidTable, NotFound
+from services.shared.errors import DuplicateId, IdMismatch, InvalidTable, NotFound
 
 STEP = "import tcga_expression"
 _LICENCE = "TCGA open-access data (NIH); cite TCGA and the portal that the matrix comes from."
@@ -47,9 +54,10 @@ _ROUNDING = 1e-3
 class _Matrix:
     """Samples x genes as published, and what a second header line says of the samples."""
 
+    path: Path
     values: pd.DataFrame
     subtype: pd.Series | None
-    left_out: int
+    annotation: int
 
 
 def read_release(source: Path, *, participants: Path | None = None) -> Release:
@@ -58,7 +66,8 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
     Parameters
     ----------
     source
-        The matrix (TSV or CSV, plain, gzipped or zipped), or a folder that holds one.
+        The matrix (TSV or CSV, plain, gzipped or zipped), or a folder: of several matrices there, those of one kind
+        (LGG and GBM, say) become one.
     participants
         A clinical table; TCGA's clinical folder adds age, sex, grade, molecular status and survival.
 
@@ -67,60 +76,106 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
     NotFound, UnreadableFile
         Where there is no matrix, or it is no table.
     InvalidTable, DuplicateId, IdMismatch
-        Where no barcode is found, genes are Entrez numbers, values contradict their scale, or a sample stands twice.
+        Where no barcode is found, genes are Entrez numbers, values contradict their scale or that of another matrix, or
+        a sample stands twice.
     """
-    path = _file(source)
-    matrix = _read(path)
-    counted = {"columns of annotation": matrix.left_out} if matrix.left_out else {}
-    kept, dropped = _samples_of_patients(matrix.values.index)
-    values, mapped = _by_symbol(matrix.values.loc[kept["sample"]], path, counted)
-    unit, scale = _scale_of(values, path.name)
-    if unit == "counts":
-        values = _whole_counts(values)
-    found = expression_values(values, unit=unit, step=STEP, ensembl=True)
+    parts = [_read(path) for path in _files(source)]
+    kept, dropped = _samples_of_patients(parts)
+    counted: dict[str, int] = {}
+    matrices: dict[str, pd.DataFrame] = {}
+    scale: dict[str, str] = {}
+    sources: list[Path] = []
+    for part in parts:
+        own = kept[kept["sample"].isin(part.values.index)]
+        values, maps = _by_symbol(part.values.loc[own["sample"]], part.path, counted)
+        unit, said = _scale_of(values, part.path.name)
+        found = expression_values(
+            _whole_counts(values) if unit == "counts" else values, unit=unit, step=STEP, ensembl=True
+        )
+        table = found.values.set_axis([case_label(name) for name in own["source_id"]], axis="index")
+        name = "counts" if unit == "counts" else "expression"
+        if scale.setdefault(name, said) != said:
+            raise InvalidTable(
+                "matrices of one folder are on different scales",
+                step=STEP,
+                field=part.path.name,
+                expected=scale[name],
+                got=said,
+                remedy="import one of them, or keep them in folders of their own",
+            )
+        matrices[name] = _united(matrices.get(name), table, name, counted)
+        for what, count in {**found.counted, "columns of annotation": part.annotation}.items():
+            counted[what] = counted.get(what, 0) + count
+        sources.extend([part.path, *maps])
     clinical = kept[["tissue", "sample_type"]].set_index(kept["source_id"])
-    if matrix.subtype is not None:
-        clinical["expression_subtype"] = matrix.subtype.loc[kept["sample"]].to_numpy()
-    table = found.values.set_axis([case_label(name) for name in kept["source_id"]], axis="index")
-    name = "counts" if unit == "counts" else "expression"
+    subtypes = [part.subtype for part in parts if part.subtype is not None]
+    if subtypes:
+        clinical["expression_subtype"] = pd.concat(subtypes).reindex(kept["sample"]).to_numpy()
     release = Release(
         name="tcga_expression",
         participants=participants_of(clinical),
         meanings={name: meaning for name, meaning in _MEANINGS.items() if name in clinical},
-        matrices={name: table},
-        scale={name: scale},
+        matrices=matrices,
+        scale=scale,
         dropped=dropped,
-        counted={**counted, **found.counted},
-        sources=hashes([path, *mapped]),
+        counted={what: count for what, count in counted.items() if count},
+        sources=hashes(set(sources)),
         licence=_LICENCE,
     )
     return check_release(join_clinical(release, participants))
 
 
-def _file(source: Path) -> Path:
+def _files(source: Path) -> list[Path]:
+    """The file, or the tables of a folder whose header names TCGA samples."""
     if source.is_file():
-        return source
-    found = tables_in(source) if source.is_dir() else []
-    if not source.is_dir() or len(found) != 1:
+        return [source]
+    tables = tables_in(source) if source.is_dir() else []
+    found = [path for path in tables if any(map(_is_sample, read_header(path, step=STEP)))]
+    found = found or (tables if len(tables) == 1 else [])
+    if not found:
         raise NotFound(
-            "the folder does not hold one matrix" if source.is_dir() else "there is no such file or folder",
+            "the folder holds no matrix of TCGA samples" if source.is_dir() else "there is no such file or folder",
             step=STEP,
             field=source.name,
-            expected="one .tsv, .txt or .csv, plain or .gz",
-            got=", ".join(path.name for path in found[:8]) or "none",
+            expected="a .tsv, .txt or .csv, plain or .gz, with TCGA barcodes in its header",
+            got=", ".join(path.name for path in tables[:8]) or "none",
             remedy="name the file",
         )
-    return found[0]
+    return found
+
+
+def _united(before: pd.DataFrame | None, table: pd.DataFrame, name: str, counted: dict[str, int]) -> pd.DataFrame:
+    """Patients of several files (LGG and GBM, say) below each other, with the genes that all have."""
+    if before is None:
+        return table
+    repeated = before.index.intersection(table.index)
+    if len(repeated):
+        raise DuplicateId(
+            "a patient stands in two matrices of the folder",
+            case=str(repeated[0]),
+            step=STEP,
+            field=name,
+            got=f"{len(repeated)} such patients",
+            remedy="keep one of the files in the folder",
+        )
+    united = pd.concat([before, table], join="inner")
+    if united.shape[1] == 0:
+        raise IdMismatch(
+            "matrices of one folder share no gene", step=STEP, field=name, expected="the same kind of genes"
+        )
+    what = "genes that another matrix of the folder lacks"
+    counted[what] = counted.get(what, 0) + max(before.shape[1], table.shape[1]) - united.shape[1]
+    return united
 
 
 def _read(path: Path) -> _Matrix:
     frame = read_value_table(path, step=STEP)
     names = [plain_name(name) for name in frame.columns]
-    barcodes = [bool(_SAMPLE.fullmatch(_barcode(name))) for name in frame.columns]
+    barcodes = [_is_sample(name) for name in frame.columns]
     if sum(barcodes) >= 1:
         return _genes_by_samples(frame, names, np.array(barcodes), path)
     first = frame.iloc[:, 0].astype(str)
-    if not first.map(lambda name: bool(_SAMPLE.fullmatch(_barcode(name)))).all() or frame.empty:
+    if not first.map(_is_sample).all() or frame.empty:
         raise InvalidTable(
             "neither the columns nor the first column are TCGA barcodes",
             step=STEP,
@@ -157,7 +212,7 @@ def _genes_by_samples(frame: pd.DataFrame, names: list[str], barcodes: np.ndarra
     return _checked(samples, path, subtype, len(left) - 1)
 
 
-def _checked(values: pd.DataFrame, path: Path, subtype: pd.Series | None, left_out: int) -> _Matrix:
+def _checked(values: pd.DataFrame, path: Path, subtype: pd.Series | None, annotation: int) -> _Matrix:
     check_samples(values, file=path.name, step=STEP)
     text = [
         str(name)
@@ -172,19 +227,23 @@ def _checked(values: pd.DataFrame, path: Path, subtype: pd.Series | None, left_o
             expected="numbers",
             got=f"{len(text)} columns",
         )
-    return _Matrix(values, subtype, left_out)
+    return _Matrix(path, values, subtype, annotation)
+
+
+def _is_sample(name: object) -> bool:
+    return _SAMPLE.fullmatch(_barcode(name)) is not None
 
 
 def _barcode(name: object) -> str:
     return str(name).strip().upper().replace(".", "-").replace("_", "-")
 
 
-def _samples_of_patients(samples: pd.Index) -> tuple[pd.DataFrame, dict[str, str]]:
+def _samples_of_patients(parts: list[_Matrix]) -> tuple[pd.DataFrame, dict[str, str]]:
     """Samples that stay, sorted, with the identifier of their row, tissue and type; the reason for each other one."""
     rows = []
     dropped: dict[str, str] = {}
     seen: set[str] = set()
-    for sample in sorted(map(str, samples)):
+    for sample in sorted({str(name) for part in parts for name in part.values.index}):
         match = _SAMPLE.fullmatch(sample)
         if match is None:
             dropped[sample] = "no TCGA barcode"

@@ -117,6 +117,14 @@ def test_expression_that_does_not_fit(folder, text, error, words):
         read_release(folder)
 
 
+def test_clinical_columns_in_the_matrix_are_no_genes(folder):
+    text = "Sample,Histology,CD44\na,GBM,5\nb,GBM,6\n"
+    (folder / "x_expr.csv.gz").write_bytes(gzip.compress(text.encode()))
+    found = read_release(folder)
+    assert found.matrices["expression"].columns.tolist() == ["CD44"]
+    assert found.counted["columns of the matrix that are clinical"] == 1
+
+
 def test_a_truncated_file(folder):
     whole = (folder / "x_expr.csv.gz").read_bytes()
     (folder / "x_expr.csv.gz").write_bytes(whole[: len(whole) // 2])

@@ -100,14 +100,12 @@ def test_every_column_has_a_meaning_and_the_same_release_gives_the_same_bytes(tm
     ("name", "source", "patients"),
     [
         ("tcga", "tcga_glioma_clinical", 1122),
-        ("porpoise", "tcga_glioma_expression", 569),
         ("tcga_expression", "tcga_glioma_expression/verhaak2010_core840_gbm.txt", 173),
         ("cgga", "cgga_clinical_693", 693),
-        ("gliovis", "glioma_expression_cohorts/freije", 85),
     ],
 )
 def test_published_releases_become_cohorts(real_data, storage, name, source, patients):
-    tcga = real_data / "tcga_glioma_clinical" if name in ("porpoise", "tcga_expression") else None
+    tcga = real_data / "tcga_glioma_clinical" if name == "tcga_expression" else None
     release = importer(name).read_release(real_data / source, participants=tcga)
     write_release(storage, "c", release)
     assert len(read_cohort(storage, "c").participants) == patients

@@ -16,12 +16,13 @@ TABLE = (
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_one_row_a_patient_and_events_the_right_way_round(tmp_path, zipped):
-    path = tmp_path / ("tcga_x_all_clean.csv.zip" if zipped else "tcga_x_all_clean.csv")
+    path = tmp_path / ("t.csv.zip" if zipped else "t.csv")
     if zipped:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("./t.csv.zip", TABLE)
     else:
         path.write_text(TABLE)
+    (tmp_path / "other.csv").write_text("case_id,x\n1,2\n")
     for source in (path, tmp_path):
         found = read_release(source)
         table = found.participants.set_index("source_id")

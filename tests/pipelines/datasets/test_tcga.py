@@ -77,9 +77,13 @@ def test_the_publishers_own_headers_and_all_cancers(tmp_path):
         .replace("Vital.status..1.dead.", "Vital status (1=dead)").replace("X1p.19q.codeletion", "1p/19q codeletion")
     )  # fmt: skip
     (tmp_path / "cdr.csv").write_text(
-        "bcr_patient_barcode,type,OS,OS.time\nTCGA-01-0001,LGG,1,30.4375\nTCGA-AA-0001,COAD,1,#N/A\n"
+        ",bcr_patient_barcode,type,Redaction,OS,OS.time\n1,TCGA-01-0001,LGG,#N/A,1,30.4375\n"
+        "2,TCGA-01-0002,LGG,Redacted,1,1\n3,TCGA-AA-0001,COAD,#N/A,1,#N/A\n"
     )
-    found = read_release(tmp_path).participants
+    release = read_release(tmp_path)
+    found = release.participants
+    assert found["os_months"].iloc[1] == 7.7
+    assert release.counted["patients whom TCGA-CDR marks as redacted, its follow-up not taken"] == 1
     assert found["source_id"].tolist() == [f"TCGA-01-000{i}" for i in range(1, 5)]
     assert found["os_months"].iloc[0] == 1.0
     assert read_release(tmp_path / "s1.txt").participants["os_months"].iloc[0] == 4.7

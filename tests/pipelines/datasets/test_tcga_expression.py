@@ -132,13 +132,42 @@ def test_matrices_that_would_give_a_wrong_result(tmp_path, name, text, error, wo
         read_release(path)
 
 
+def test_matrices_of_one_folder_become_one(tmp_path):
+    matrix(tmp_path / "TCGA-LGG.htseq_fpkm.tsv", ["CD44", "GPX4", "LGG1"], [[1, 2], [3, 4], [5, 6.5]], SAMPLES[:2])
+    gbm = ("TCGA-02-0001-01A", "TCGA-02-0001-11A")
+    matrix(tmp_path / "TCGA-GBM.htseq_fpkm.tsv.gz", ["GPX4", "CD44"], [[7, 8], [9, 0.5]], gbm)
+    matrix(tmp_path / "TCGA-GBM.htseq_counts.tsv", ["GPX4", "CD44"], [[7, 8], [90, 5]], gbm)
+    (tmp_path / "clinical.tsv").write_text("ID\tgrade\nTCGA-02-0001\t4\n")
+    found = read_release(tmp_path, participants=tmp_path / "clinical.tsv")
+    expected = {
+        "TCGA010001": {"CD44": 2.0, "GPX4": 4.0},
+        "TCGA010002": {"CD44": 1.0, "GPX4": 3.0},
+        "TCGA020001": {"CD44": 9.0, "GPX4": 7.0},
+        "TCGA02000111": {"CD44": 0.5, "GPX4": 8.0},
+    }
+    assert found.matrices["expression"].to_dict("index") == expected
+    assert found.matrices["counts"].index.tolist() == ["TCGA020001", "TCGA02000111"]
+    assert found.participants["tissue"].tolist() == ["tumour", "tumour", "tumour", "normal"]
+    assert found.participants["grade"].notna().sum() == 1
+    assert found.counted["genes that another matrix of the folder lacks"] == 1
+    matrix(tmp_path / "x_zscores.tsv", ["GPX4", "CD44"], [[7, 8], [9, 0.5]], ("TCGA-03-0001-01", "TCGA-03-0002-01"))
+    with pytest.raises(InvalidTable, match="different scales"):
+        read_release(tmp_path)
+    (tmp_path / "x_zscores.tsv").unlink()
+    matrix(tmp_path / "again_fpkm.tsv", ["GPX4", "CD44"], [[7], [9]], gbm[:1])
+    with pytest.raises(DuplicateId, match="case TCGA020001"):
+        read_release(tmp_path)
+
+
 def test_a_clinical_table_of_other_patients_and_folders_of_several(tmp_path):
     path = matrix(tmp_path / "x.tsv", ["CD44"], [[1.5, 2.5, 3, 4]])
     clinical = tmp_path / "c.csv"
     clinical.write_text("ID,grade\nTCGA-09-0001,2\n")
     with pytest.raises(IdMismatch):
         read_release(path, participants=clinical)
-    with pytest.raises(NotFound, match=r"c\.csv, x\.tsv"):
+    path.unlink()
+    (tmp_path / "d.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(NotFound, match=r"c\.csv, d\.csv"):
         read_release(tmp_path)
     with pytest.raises(NotFound):
         read_release(tmp_path / "absent")
