@@ -83,9 +83,8 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
         Where a file, a column, a code or the patients' identifiers are not what they should be.
     """
     batches = _batches(source)
-    clinical, counted = whole_follow_up(
-        pd.concat([_read_clinical(batch, several=len(batches) > 1) for batch in batches])
-    )
+    clinical = pd.concat([_read_clinical(batch, several=len(batches) > 1) for batch in batches])
+    counted: dict[str, int] = {}
     dropped: dict[str, str] = {}
     matrices: dict[str, pd.DataFrame] = {}
     for matrix in ("expression", "counts"):
@@ -112,6 +111,7 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
             for what, count in part.counted.items():
                 name = f"{what} ({matrix})"
                 counted[name] = counted.get(name, 0) + count
+    clinical, lost_follow_up = whole_follow_up(clinical)
     table = participants_of(clinical)
     kept = pd.Index(table["participant_id"].str.removeprefix("sub-"))
     files = [path for batch in batches for path in (batch.clinical, batch.expression, batch.counts) if path is not None]
@@ -122,7 +122,7 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
         matrices={name: matrix.loc[kept] for name, matrix in matrices.items()},
         scale={name: {"expression": "log2(FPKM + 1)", "counts": "read counts"}[name] for name in matrices},
         dropped=dropped,
-        counted=counted,
+        counted={**lost_follow_up, **counted},
         sources=hashes(files),
         licence=_LICENCE,
     )

@@ -15,7 +15,7 @@ import pandas as pd
 
 from pipelines.datasets.release import MATRICES, Release
 from services.shared.cohort import PARTICIPANT_COLUMNS
-from services.shared.errors import DuplicateId, IdMismatch, InvalidTable
+from services.shared.errors import DuplicateId, IdMismatch, InvalidTable, TooFewCases
 
 if TYPE_CHECKING:
     from pandera.pandas import DataFrameSchema
@@ -48,8 +48,14 @@ def check_release(release: Release) -> Release:
         matrix holds text or infinite values.
     IdMismatch
         Where a matrix has a row that is no patient's.
+    TooFewCases
+        Where no patient is left.
     """
     step = f"import {release.name}"
+    if release.participants.empty:
+        raise TooFewCases(
+            "no patient of the release stays", step=step, expected="a patient", got=f"{len(release.dropped)} left out"
+        )
     participants = check_clinical(release.participants, step=step)
     lacking = sorted(set(participants.columns) - set(PARTICIPANT_COLUMNS) - set(release.meanings))
     if lacking:

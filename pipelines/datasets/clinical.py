@@ -56,8 +56,8 @@ def whole_follow_up(clinical: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int
     table["event"] = table["event"].astype("Int64").mask(lost)
     counted = {
         "patients without follow-up": int(table["os_months"].isna().sum()),
-        "of these with negative follow-up": int(negative.sum()),
-        "of these with months or vital status alone": int((half & ~negative).sum()),
+        "patients without follow-up, negative": int(negative.sum()),
+        "patients without follow-up, months or vital status alone": int((half & ~negative).sum()),
         "patients with a follow-up of 0 months": int((table["os_months"] == 0).sum()),
     }
     return table, {name: count for name, count in counted.items() if count}

@@ -79,7 +79,6 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
     require_columns(table, ("survival", "status"), file=clinical_path.name, step=STEP)
     table = _without_grade_1(table, dropped)
     clinical, meanings = _clinical(table, counted)
-    clinical, lost = whole_follow_up(clinical)
     values = index_by(read_value_table(expression_path, step=STEP), "Sample", file=expression_path.name, step=STEP)
     further = [name for name in values if name in table]
     if further:
@@ -93,6 +92,7 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
     dropped = {**unjoined, **dropped}
     clinical, repeated = _one_sample_a_patient(clinical)
     dropped |= repeated
+    clinical, lost = whole_follow_up(clinical)
     participants_table = participants_of(clinical)
     kept = pd.Index(participants_table["participant_id"].str.removeprefix("sub-"))
     release = Release(

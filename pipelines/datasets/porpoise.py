@@ -58,9 +58,10 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
             got=f"{repeated.nunique()} such patients",
         )
     own = own.set_index(own["case_id"].astype(str).str.strip())
-    clinical, counted = whole_follow_up(_clinical(own))
+    clinical = _clinical(own)
     found = expression_values(_genes(own, rna, _RNA), unit="z-score", step=STEP)
     clinical, expression, dropped = join_expression(clinical, found.values, step=STEP)
+    clinical, counted = whole_follow_up(clinical)
     slides = {"slides beyond the first of a patient": len(frame) - len(own)}
     release = Release(
         name="porpoise",

@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.datasets.checks import check_clinical, check_release
 from pipelines.datasets.release import Release
-from services.shared.errors import DuplicateId, IdMismatch, InvalidTable
+from services.shared.errors import DuplicateId, IdMismatch, InvalidTable, TooFewCases
 
 
 def clinical(**columns):
@@ -70,6 +70,12 @@ def test_a_release_is_sorted_whole():
     assert found.participants["batch"].tolist() == ["2", "1"]
     assert found.matrices["expression"].index.tolist() == ["A", "B"]
     assert found.matrices["expression"].index.name == "case_id"
+
+
+def test_a_release_without_patients():
+    empty = Release(name="x", participants=pd.DataFrame(columns=["participant_id"]), dropped={"a": "no expression"})
+    with pytest.raises(TooFewCases, match="1 left out"):
+        check_release(empty)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ def test_follow_up_is_whole_or_none():
     assert found["event"].dropna().tolist() == [1, 0]
     assert counted == {
         "patients without follow-up": 3,
-        "of these with negative follow-up": 1,
-        "of these with months or vital status alone": 2,
+        "patients without follow-up, negative": 1,
+        "patients without follow-up, months or vital status alone": 2,
         "patients with a follow-up of 0 months": 1,
     }
 

@@ -42,7 +42,7 @@ def test_an_export_is_joined_coded_and_counted(folder):
         "gene names whose hyphen R had turned into a dot": 1,
         "gene columns merged with another of the same symbol": 1,
         "patients without follow-up": 1,
-        "of these with months or vital status alone": 1,
+        "patients without follow-up, months or vital status alone": 1,
         "patients with a follow-up of 0 months": 1,
     }
 

@@ -67,7 +67,7 @@ def test_codings_further_tables_and_counts(folder):
     assert release.counted["patients whose who_2021_atrx contradicts atrx of Table S1"] == 1
     assert release.counted["samples of TCGA-CDR beyond the first of a patient"] == 1
     assert release.counted["patients of TCGA-CDR who are not in Table S1"] == 1
-    assert release.counted["of these with negative follow-up"] == 1
+    assert release.counted["patients without follow-up, negative"] == 1
     assert sorted(release.sources) == ["cdr.csv", "fine.csv", "table_s1.csv.gz", "uci.csv", "who.csv"]
 
 
