@@ -5,10 +5,11 @@ from __future__ import annotations
 import platform as machine
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pipelines.modelling.performance import permuted_metrics
 from pipelines.modelling.signature import (
@@ -38,6 +39,12 @@ from services.shared.manifest import package_versions
 CARD_FIGURES = ("c_index", "hazard_ratio", "ibs")
 
 
+def _ascending(horizons: tuple[float, ...]) -> tuple[float, ...]:
+    if list(horizons) != sorted(set(horizons)):
+        raise ValueError("the horizons must ascend")
+    return horizons
+
+
 class SurvivalStudyParameters(Contract):
     """Parameters of every survival study."""
 
@@ -45,7 +52,9 @@ class SurvivalStudyParameters(Contract):
     repeats: int = Field(1, ge=1, le=100, description="Times that the outer cross-validation is repeated")
     permutations: int = Field(5, ge=0, le=1000, description="Runs of the cross-validation with shuffled follow-up")
     bootstraps: int = Field(1000, ge=0, le=100_000, description="Resamples of patients behind confidence limits")
-    horizons_months: tuple[float, ...] = Field((12, 24, 36), min_length=1, description="Times of AUC and calibration")
+    horizons_months: Annotated[tuple[Annotated[float, Field(gt=0)], ...], AfterValidator(_ascending)] = Field(
+        (12, 24, 36), min_length=1, description="Times of AUC, calibration and predicted survival, ascending"
+    )
     cutoff: CutoffRule = Field("maximally_selected", description="Rule of the cut-off between low and high risk")
     max_missing: float = Field(0.5, ge=0, lt=1, description="Largest share of missing values of a usable feature")
 

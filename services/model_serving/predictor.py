@@ -94,7 +94,8 @@ def survival_probabilities(signature: CoxSignature, scores: Array, times_months:
     """
     position = np.searchsorted(signature.times_months, times_months, side="right")
     baseline = np.concatenate(([1.0], signature.baseline_survival))[position]
-    return np.asarray(baseline[None, :] ** np.exp(scores)[:, None])
+    hazard_ratio = np.exp(np.clip(scores, -700, 700))
+    return np.asarray(baseline[None, :] ** hazard_ratio[:, None])
 
 
 def feature_effects(model: FittedModel, z: Array) -> Array:

@@ -25,6 +25,7 @@ from services.model_serving.contracts import (
 )
 from services.model_serving.contracts import RegisterRequest as RegisterModelRequest
 from services.model_serving.package import (
+    CoxSignature,
     Estimate,
     FittedModel,
     LogisticClassifier,
@@ -142,6 +143,39 @@ def test_model_serving(both) -> None:
     assert found.probability == pytest.approx(1 / (1 + np.exp(-(0.25 + 0.5 + 0.5))))
     assert found.imputed == ("b",)
     assert isinstance(both.fail("model_serving", "predict", PredictRequest(model="none", features={})), NotFound)
+
+
+def test_model_serving_of_a_signature(both) -> None:
+    model = FittedModel(
+        columns=("a", "b"),
+        medians=np.array([0.0, 1.0]),
+        means=np.array([0.5, 1.5]),
+        scales=np.array([1.0, 2.0]),
+        classifier=CoxSignature(np.array([1.0, -2.0]), np.array([12.0, 24.0]), np.array([0.8, 0.5])),
+        threshold=0.4,
+    )
+    card = ModelCard(
+        study="signature",
+        classes=("low", "high"),
+        intended_use="A test.",
+        metrics={"c_index": Estimate(value=0.7)},
+        training=TrainingData(
+            patients=2, patients_by_class={"censored": 1, "deaths": 1}, features_sha256="0" * 64, labels_sha256="1" * 64
+        ),
+        code_version="1",
+        packages={},
+        platform="log2(FPKM + 1)",
+    )
+    for root in (both.here, both.there):
+        write_package(Storage(root), "studies/phantom/signature/model", pack(model, card))
+    both.call("model_serving", "register", RegisterModelRequest(folder="studies/phantom/signature/model"))
+    request = PredictRequest(model="signature", features={"a": 1.5, "b": None})
+    found = both.call("model_serving", "predict", request)
+    assert found.risk_score == pytest.approx(1.5)
+    assert (found.probability, found.label) == (None, "high")
+    assert [point.probability for point in found.survival] == pytest.approx([0.8 ** np.exp(1.5), 0.5 ** np.exp(1.5)])
+    listed = both.call("model_serving", "list_models", ListModelsRequest(model="signature"))
+    assert listed.models[0].c_index.value == 0.7
 
 
 def test_survival_analytics_by_the_examples_of_its_documentation(both) -> None:

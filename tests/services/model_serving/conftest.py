@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
 from services.model_serving.package import (
+    CoxSignature,
     Estimate,
     FittedModel,
     LogisticClassifier,
@@ -36,6 +37,16 @@ CARD = ModelCard(
 )
 
 
+COX_CARD = replace(
+    CARD,
+    study="ferroptosis",
+    classes=("low", "high"),
+    metrics={"c_index": Estimate(value=0.7, low=0.6, high=0.8)},
+    training=CARD.training.model_copy(update={"patients_by_class": {"censored": 30, "deaths": 30}}),
+    platform="log2 intensity",
+)
+
+
 @dataclass(frozen=True)
 class Reference:
     """A fitted model beside the scikit-learn estimator that it was made of."""
@@ -48,8 +59,8 @@ class Reference:
     def z(self) -> NDArray[np.float64]:
         return (self.values - self.model.means) / self.model.scales
 
-    def write(self, storage: Storage, folder: str) -> str:
-        for name, content in pack(self.model, CARD).items():
+    def write(self, storage: Storage, folder: str, card: ModelCard = CARD) -> str:
+        for name, content in pack(self.model, card).items():
             storage.write_bytes(f"{folder}/{name}", content)
         return folder
 
@@ -92,3 +103,18 @@ def machine() -> Reference:
 @pytest.fixture
 def card() -> ModelCard:
     return CARD
+
+
+@pytest.fixture
+def cox_card() -> ModelCard:
+    return COX_CARD
+
+
+@pytest.fixture
+def cox() -> Reference:
+    """A Cox signature of six features; the estimator is not used."""
+    reference = make_reference("logistic")
+    signature = CoxSignature(
+        np.array([0.8, -0.5, 0.3, 0.0, 0.1, -0.2]), np.array([3.0, 12.0, 24.0]), np.array([0.95, 0.8, 0.55])
+    )
+    return replace(reference, model=replace(reference.model, classifier=signature, threshold=0.25))

@@ -92,3 +92,48 @@ def test_half_a_package_is_no_package(logistic, storage):
     storage.remove(f"{FOLDER}/{ARRAYS}")
     with pytest.raises(NotFound, match=r"without arrays\.npz"):
         read_package(storage, FOLDER)
+
+
+def test_a_signature_comes_back_as_it_was(cox, cox_card, storage):
+    package = read_package(storage, cox.write(storage, FOLDER, cox_card))
+    assert package.description.kind == "cox"
+    assert package.description.platform == "log2 intensity"
+    assert package.model.threshold == cox.model.threshold
+    for name, values in cox.model.classifier.arrays().items():
+        assert np.array_equal(package.model.classifier.arrays()[name], values)
+    assert pack(package.model, cox_card) == pack(cox.model, cox_card)
+
+
+def test_a_description_without_platform_is_still_read(logistic, card):
+    files = pack(logistic.model, card)
+    description = json.loads(files[DESCRIPTION])
+    del description["platform"]
+    files[DESCRIPTION] = json.dumps(description).encode()
+    assert unpack(files, name=FOLDER).description.platform is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"times_months": np.array([3.0, 3.0, 24.0])},
+        {"times_months": np.array([0.0, 12.0, 24.0])},
+        {"baseline_survival": np.array([0.9, 0.95, 0.5])},
+        {"baseline_survival": np.array([1.2, 0.8, 0.5])},
+        {"baseline_survival": np.array([0.9, 0.8])},
+        {"baseline_survival": np.array([0.9, 0.8, -0.1])},
+        {"times_months": np.zeros(0), "baseline_survival": np.zeros(0)},
+        {"coefficients": np.zeros(5)},
+        {"coefficients": np.full(6, np.inf)},
+    ],
+    ids=["times stand", "time 0", "rises", "above 1", "lengths differ", "below 0", "empty", "too few", "infinite"],
+)
+def test_a_signature_that_is_none_is_refused(cox, cox_card, change):
+    files = _with_arrays(pack(cox.model, cox_card), _npz(**(cox.model.classifier.arrays() | change)))
+    with pytest.raises(UnreadableFile, match="arrays cannot be read"):
+        unpack(files, name=FOLDER)
+
+
+def test_arrays_of_a_classifier_are_no_signature(cox, logistic, cox_card, card):
+    files = _with_arrays(pack(cox.model, cox_card), pack(logistic.model, card)[ARRAYS])
+    with pytest.raises(UnreadableFile, match="cox model"):
+        unpack(files, name=FOLDER)

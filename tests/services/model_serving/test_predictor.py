@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 
 from services.model_serving.package import pack, unpack
-from services.model_serving.predictor import classifier_scores, feature_effects, predict, probabilities, standardise
-from services.shared.errors import InvalidTable
+from services.model_serving.predictor import (
+    classifier_scores,
+    feature_effects,
+    predict,
+    probabilities,
+    standardise,
+    survival_probabilities,
+)
+from services.shared.errors import InvalidTable, InvalidValue
 
 
 def packaged(reference, card):
@@ -118,3 +125,51 @@ heavy = {"sklearn", "scipy", "torch", "pandas", "bentoml"} & {name.partition("."
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_risk_score_and_survival_are_those_worked_by_hand(cox, cox_card):
+    row, weights = cox.row(4), cox.model.classifier.coefficients
+    z = (cox.values[4] - cox.model.means) / cox.model.scales
+    found = predict(packaged(cox, cox_card), row, model="ferroptosis", version="v0001-000000000000")
+    by_hand = sum(float(w) * float(v) for w, v in zip(weights, z, strict=True))
+    assert found.risk_score == pytest.approx(by_hand, abs=1e-12)
+    assert found.probability is None
+    assert found.effect_unit == "log-hazard"
+    assert found.label == ("high" if by_hand >= 0.25 else "low")
+    assert found.positive_label == "high"
+    assert [point.months for point in found.survival] == [3, 12, 24]
+    for point, baseline in zip(found.survival, (0.95, 0.8, 0.55), strict=True):
+        assert point.probability == pytest.approx(baseline ** np.exp(by_hand), abs=1e-12)
+    assert sum(effect.effect for effect in found.effects) == pytest.approx(by_hand, abs=1e-12)
+    assert found.effects[0].effect == pytest.approx(max(weights * z, key=abs))
+
+
+def test_risk_groups_meet_at_the_cut_off(cox, cox_card):
+    from dataclasses import replace
+
+    score = float(classifier_scores(cox.model.classifier, standardise(cox.model, cox.values[:1]))[0])
+    for threshold, label in ((score, "high"), (np.nextafter(score, np.inf), "low")):
+        reference = replace(cox, model=replace(cox.model, threshold=threshold))
+        found = predict(packaged(reference, cox_card), cox.row(), model="ferroptosis", version="v0001-000000000000")
+        assert found.label == label
+
+
+def test_a_signature_tells_what_was_missing_and_what_is_far_off(cox, cox_card):
+    row = cox.row() | {cox.model.columns[1]: None, cox.model.columns[2]: 1e4, "other": 1.0}
+    found = predict(packaged(cox, cox_card), row, model="ferroptosis", version="v0001-000000000000")
+    assert found.imputed == (cox.model.columns[1],)
+    assert found.out_of_range == (cox.model.columns[2],)
+    assert found.ignored_features == 1
+    assert len(found.warnings) == 2
+    assert all(0 <= point.probability <= 1 for point in found.survival)
+
+
+def test_survival_is_a_step_that_starts_at_one_and_keeps_its_last_value(cox):
+    found = survival_probabilities(cox.model.classifier, np.array([0.0, 1.0]), np.array([1.0, 3.0, 23.9, 99.0]))
+    assert found[0].tolist() == [1.0, 0.95, 0.8, 0.55]
+    assert found[1] == pytest.approx(found[0] ** np.e)
+
+
+def test_a_signature_has_no_single_probability(cox):
+    with pytest.raises(InvalidValue, match="no single probability"):
+        probabilities(cox.model, cox.values)

@@ -64,3 +64,14 @@ def test_a_feature_is_a_finite_number_or_none(value):
 def test_a_model_reference_cannot_leave_the_registry(name):
     with pytest.raises(ValidationError):
         DescribeModelRequest(model=name)
+
+
+def test_a_signature_is_listed_with_its_c_index_and_answers_with_a_risk_score(storage, cox, cox_card):
+    cox.write(storage, "studies/c/ferroptosis/model", cox_card)
+    serving = ModelServing()
+    serving.register(RegisterRequest(folder="studies/c/ferroptosis/model"))
+    (listed,) = serving.list_models(ListModelsRequest()).models
+    assert (listed.kind, listed.auc, listed.c_index.value) == ("cox", None, 0.7)
+    found = serving.predict(PredictRequest(model="ferroptosis", features=cox.row()))
+    assert found.probability is None
+    assert found.risk_score is not None
