@@ -215,13 +215,15 @@ def maximise(design: Design) -> Maximum:
         iterations += 1
         step = cho_solve(factor, score)
         proposal = beta + step
-        new_value, new_score, new_information = evaluate(design, proposal)
+        new_value, new_score, new_information = _evaluate_far(design, proposal)
         halvings = 0
-        while (not np.isfinite(new_value) or new_value < value - 1e-9 * (1 + abs(value))) and halvings < 30:
+        while new_value < value - 1e-9 * (1 + abs(value)) and halvings < 30:
             step = step / 2
             proposal = beta + step
-            new_value, new_score, new_information = evaluate(design, proposal)
+            new_value, new_score, new_information = _evaluate_far(design, proposal)
             halvings += 1
+        if not np.isfinite(new_value):
+            break
         change = abs(new_value - value)
         beta, value, score, information = proposal, new_value, new_score, new_information
         try:
@@ -246,6 +248,14 @@ def maximise(design: Design) -> Maximum:
         unbounded,
         converged or unbounded.size == 0,
     )
+
+
+def _evaluate_far(design: Design, beta: FloatArray) -> tuple[float, FloatArray, FloatArray]:
+    """Return log likelihood, score and information; minus infinity where a step went so far that they overflow."""
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        value, score, information = evaluate(design, beta)
+    finite = np.isfinite(value) and np.isfinite(score).all() and np.isfinite(information).all()
+    return (value if finite else -np.inf), score, information
 
 
 def _factorise(information: FloatArray, *, at_zero: bool) -> tuple[FloatArray, bool]:

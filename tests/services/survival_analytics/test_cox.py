@@ -124,3 +124,16 @@ def test_bootstrap_repeats_with_its_seed_and_centres_on_the_fit(patients: pd.Dat
     spread = a.coefficients.std(axis=0, ddof=1)
     assert spread == pytest.approx(model.standard_errors, rel=0.35)
     assert (np.abs(a.coefficients.mean(axis=0) - model.coefficients) < spread).all()
+
+
+@pytest.mark.parametrize("seed", [1, 18, 23, 36])
+def test_steps_that_overflow_end_in_a_notice(seed: int) -> None:
+    """Eleven patients, six covariates: the likelihood runs away, and Newton's steps with it."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(rng.normal(size=(11, 6)), columns=list("abcdeg"))
+    frame["b"], frame["c"] = rng.integers(0, 2, 11), rng.integers(0, 2, 11)
+    frame["d"] = rng.choice([70.0, 80.0, 90.0], 11)
+    frame["months"], frame["died"] = rng.exponential(size=11), (rng.random(11) < 0.8).astype(int)
+    model = fit_cox(frame, **OUTCOME, covariates=list("abcdeg"))
+    assert "monotone_likelihood" in {notice.name for notice in model.notices}
+    assert np.isfinite(model.coefficients).all()
