@@ -18,7 +18,6 @@ from services.survival_analytics.cox import fit_cox
 Array = npt.NDArray[np.float64]
 SCORE = "signature"
 LEAST_PATIENTS = 5
-LARGEST_RATIO = 1e4
 _FIGURES = ("hazard_ratio", "low", "high", "p_value")
 
 
@@ -244,13 +243,15 @@ def _backward(
 
 
 def _fit(frame: pd.DataFrame, names: list[str]) -> Fitted:
-    """Return hazard ratio, limits and P by covariate; nothing where the model, or a covariate, has no estimate."""
+    """Return hazard ratio, limits and P by covariate.
+
+    Nothing where the model cannot be fitted or its likelihood has no maximum: a level in which nobody died, say.
+    """
     try:
         model = fit_cox(frame, "months", event="event", covariates=names)
     except GliaflowError:
         return {}
+    if any(notice.name == "monotone_likelihood" for notice in model.notices):
+        return {}
     found = zip(names, model.hazard_ratios, model.lower, model.upper, model.p_values, strict=True)
-    # A level in which nobody (or everybody) died has no finite estimate.
-    return {
-        name: tuple(map(float, figures)) for name, *figures in found if figures[1] > 0 and figures[2] < LARGEST_RATIO
-    }
+    return {name: tuple(map(float, figures)) for name, *figures in found}

@@ -80,7 +80,7 @@ def split_parts(data: SurvivalData, *, tuning: float, internal: float, seed: int
         part[order[held]] = "internal"
         rest = order[~held]
         part[rest[_systematic(len(rest), tuning, rng)]] = "tuning"
-    parts = Parts(*(data.take(np.flatnonzero(part == name)) for name in PARTS))
+    parts = Parts(*(_take_part(data, part, name) for name in PARTS))
     for name, chosen in parts.named.items():
         least = 10 if name == "train" else 1
         if chosen.event.sum() < least:
@@ -95,6 +95,16 @@ def split_parts(data: SurvivalData, *, tuning: float, internal: float, seed: int
     if not parts.train.ids:
         raise TooFewCases("there is no training patient", step=STEP, field=COLUMN, expected="patients in 'train'")
     return parts
+
+
+def _take_part(data: SurvivalData, part: npt.NDArray[np.object_], name: str) -> SurvivalData:
+    """Return the patients of one part, those of the others in its flow as left out."""
+    chosen = data.take(np.flatnonzero(part == name))
+    before = data.flow.get("patients_excluded", {})
+    others = {i: f"in the {other} part" for i, other in zip(data.ids, part, strict=True) if other != name}
+    excluded = dict(sorted({**(before if isinstance(before, dict) else {}), **others}.items()))
+    counts = {"patients_studied": len(chosen.ids), "deaths": int(chosen.event.sum())}
+    return replace(chosen, flow=data.flow | {"patients_excluded": excluded} | counts)
 
 
 def _systematic(count: int, share: float, rng: np.random.Generator) -> np.ndarray:

@@ -69,7 +69,7 @@ def run(
     training: StudyCohort,
     validation: Mapping[str, StudyCohort],
     *,
-    parameters: Parameters | None = None,
+    parameters: SurvivalStudyParameters | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> SurvivalStudyResult:

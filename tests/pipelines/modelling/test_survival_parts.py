@@ -47,6 +47,15 @@ def test_parts_are_disjoint_and_of_the_published_shares():
     assert split_parts(data, tuning=0.2, internal=0.2, seed=1).train.ids != parts.train.ids
 
 
+def test_each_part_counts_the_others_as_left_out():
+    data = draw()
+    for name, part in split_parts(data, tuning=0.2, internal=0.2, seed=1).named.items():
+        assert part.flow["patients_studied"] == len(part.ids)
+        assert part.flow["deaths"] == part.event.sum()
+        assert len(part.flow["patients_excluded"]) == len(data.ids) - len(part.ids)
+        assert f"in the {name} part" not in part.flow["patients_excluded"].values()
+
+
 def test_parts_are_balanced_by_event_and_follow_up():
     data = draw()
     parts = split_parts(data, tuning=0.2, internal=0.2, seed=1)
