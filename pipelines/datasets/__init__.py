@@ -18,6 +18,7 @@ IMPORTERS: dict[str, str] = {
     "bakas": "Published radiomics of 102 GBM and 65 LGG of TCGA: folder with TCGA_GBM_….csv and TCGA_LGG_….csv",
     "brats": "Name mappings and survival tables of BraTS 2017 to 2021: a file or the folder of them",
     "mu_glioma_post": "MU-Glioma-Post: folder with its clinical and its radiomics table",
+    "radiohead": "RADIOHEAD: folder with pc_scores.csv and c_pathway_scores.csv of 61 TCGA-LGG patients",
     "ucsf_pdgm": "UCSF-PDGM: its metadata table, or the folder of it",
     "upenn_gbm": "UPENN-GBM: folder with its clinical table and the CaPTk radiomics",
     "tcga": "Clinical and survival data of TCGA gliomas: folder with Ceccarelli 2016 Table S1, TCGA-CDR and further tables",

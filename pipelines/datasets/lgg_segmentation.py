@@ -96,7 +96,7 @@ def import_lgg_segmentation(
         Where the cohort will stand.
     source
         The release: folders or ZIP files ``TCGA_XX_NNNN_YYYYMMDD`` in it or in its folders. ``data*.csv`` is looked
-        for in it, then beside it.
+        for in it, then beside the scans, then beside it.
     cohort
         Name of a cohort that does not exist yet.
     participants
@@ -207,10 +207,11 @@ def _row(case: CaseRef, stack: SliceStack) -> dict[str, object]:
     }
 
 
-def find_clinical_tables(source: Path) -> list[Path]:
-    """Return ``data*.csv`` of a release, in ``source`` or else beside it."""
-    inside = sorted(source.glob("data*.csv")) if source.is_dir() else []
-    return inside or sorted(source.parent.glob("data*.csv"))
+def find_clinical_tables(source: Path, scans: list[Scan]) -> list[Path]:
+    """Return ``data*.csv`` of a release: in ``source``, else beside the scans, else beside ``source``."""
+    places = [[source], sorted({scan.place.parent for scan in scans}), [source.parent]]
+    found = ([path for folder in folders for path in sorted(folder.glob("data*.csv"))] for folders in places)
+    return next((paths for paths in found if paths), [])
 
 
 def read_clinical_tables(paths: list[Path]) -> pd.DataFrame:
@@ -258,7 +259,7 @@ def _read_tables(source: Path, scans: list[Scan], participants: Path | None) -> 
         }
         for s in scans
     )
-    paths = find_clinical_tables(source)
+    paths = find_clinical_tables(source, scans)
     counted = {}
     if paths:
         clinical = read_clinical_tables(paths)

@@ -143,7 +143,10 @@ def test_a_release_without_a_table_and_a_table_beside_it(storage: Storage, relea
     (release / "data.csv").rename(release.parent / "data_open.csv")
     import_lgg_segmentation(storage, release, "beside")
     assert "sex" in read_cohort(storage, "beside").participants
-    (release.parent / "data_open.csv").unlink()
+    (release.parent / "data_open.csv").rename(release / "data.csv")
+    import_lgg_segmentation(storage, release.parent, "inside")
+    assert "sex" in read_cohort(storage, "inside").participants
+    (release / "data.csv").unlink()
     import_lgg_segmentation(storage, release, "alone")
     assert "sex" not in read_cohort(storage, "alone").participants
 
