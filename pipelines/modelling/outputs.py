@@ -24,7 +24,7 @@ def write_study(storage: Storage, cohort: str, result: StudyResult | SurvivalStu
     """Write a study below ``studies/<cohort>/<study>/`` and return the keys; the same result gives the same bytes.
 
     ``study.json`` (its kind: classification or survival), ``metrics.json`` (flat), ``flow.json``, ``parameters.json``,
-    one CSV for each table, a survival study's documents as they are, and the package ``model/``.
+    one CSV for each table, documents as they are, the package ``model/``, and a folder for each further package.
     """
     folder = study_folder(cohort, result.study)
     kind, tables, documents = _contents(result)
@@ -38,10 +38,10 @@ def write_study(storage: Storage, cohort: str, result: StudyResult | SurvivalStu
         key = f"{folder}/{name}"
         storage.write_text(key, text)
         keys.append(key)
-    training = result.card.training.model_copy(update={"cohort": cohort})
-    keys += write_package(
-        storage, f"{folder}/model", pack(result.model, dataclasses.replace(result.card, training=training))
-    )
+    further = result.packages if isinstance(result, StudyResult) else {}
+    for name, (model, card) in {**further, "model": (result.model, result.card)}.items():
+        training = card.training.model_copy(update={"cohort": cohort})
+        keys += write_package(storage, f"{folder}/{name}", pack(model, dataclasses.replace(card, training=training)))
     for name in ("flow", "parameters", "metrics"):
         key = f"{folder}/{name}.json"
         storage.write_text(key, json.dumps(getattr(result, name), indent=2, allow_nan=False) + "\n")
@@ -52,4 +52,5 @@ def write_study(storage: Storage, cohort: str, result: StudyResult | SurvivalStu
 def _contents(result: StudyResult | SurvivalStudyResult) -> tuple[str, dict[str, pd.DataFrame], dict[str, str]]:
     if isinstance(result, SurvivalStudyResult):
         return "survival", result.tables, result.documents
-    return "classification", {name: getattr(result, name) for name in TABLES}, {}
+    own = {name: getattr(result, name) for name in TABLES}
+    return "classification", {**own, **result.more_tables}, result.documents

@@ -37,6 +37,42 @@ def describe_predictions(outcome: Outcome, chance: Array, margin: Array) -> dict
     return figures
 
 
+def bootstrap_auc(outcome: Outcome, scores: Array, *, resamples: int, seed: int) -> Array:
+    """Return the AUCs of resamples of patients, shape (kept resamples, models).
+
+    Patients are drawn with replacement, the same ones for every model; resamples of one class only are left out.
+
+    Parameters
+    ----------
+    scores
+        Shape (models, patients).
+    """
+    drawn = np.random.default_rng(seed).multinomial(len(outcome), np.full(len(outcome), 1 / len(outcome)), resamples)
+    cases, controls = drawn[:, outcome == 1].astype(np.float64), drawn[:, outcome == 0].astype(np.float64)
+    both = (cases.sum(axis=1) > 0) & (controls.sum(axis=1) > 0)
+    cases, controls = cases[both], controls[both]
+    pairs = cases.sum(axis=1) * controls.sum(axis=1)
+    areas = []
+    for row in scores:
+        above = np.sign(row[outcome == 1][:, None] - row[outcome == 0][None, :]) / 2 + 0.5
+        areas.append(((cases @ above) * controls).sum(axis=1) / pairs)
+    return np.column_stack(areas)
+
+
+def bootstrap_limits(outcome: Outcome, scores: Array, *, resamples: int, seed: int) -> Array:
+    """Return percentile 95 % limits of each model's AUC by resampling patients, shape (models, 2); NaN without any.
+
+    Parameters
+    ----------
+    scores
+        Shape (models, patients).
+    """
+    areas = bootstrap_auc(outcome, scores, resamples=resamples, seed=seed) if resamples else np.empty((0, len(scores)))
+    if not len(areas):
+        return np.full((len(scores), 2), np.nan)
+    return np.asarray(np.quantile(areas, (0.025, 0.975), axis=0).T)
+
+
 def calibration_points(outcome: Outcome, chance: Array) -> pd.DataFrame:
     """Return mean predicted and observed frequency (with Wilson's 95 % limits) in groups of similar probability."""
     groups = 10 if len(outcome) >= 100 else 5

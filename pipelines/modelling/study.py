@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from pydantic import Field
 
 from pipelines.modelling.performance import (
     auc_with_limits,
+    bootstrap_limits,
     calibration_points,
     describe_predictions,
     permuted_metrics,
@@ -52,6 +54,7 @@ class StudyParameters(Contract):
     repeats: int = Field(1, ge=1, le=100, description="Times that the outer cross-validation is repeated")
     inner_folds: int = Field(5, ge=2, le=20, description="Folds that tune, calibrate and set the threshold")
     permutations: int = Field(5, ge=0, le=1000, description="Runs of the whole study with shuffled outcomes")
+    bootstraps: int = Field(1000, ge=0, le=100_000, description="Resamples of patients behind limits beside DeLong's")
     max_missing: float = Field(0.5, ge=0, lt=1, description="Largest share of missing values of a usable feature")
 
 
@@ -99,6 +102,10 @@ class StudyResult:
         The model fitted to all patients, and its description.
     fold_models
         The model of each outer fold.
+    more_tables, documents
+        What an extension adds: tables by name, and texts by file name.
+    packages
+        Further models, each with its description, by folder.
     """
 
     study: str
@@ -115,6 +122,68 @@ class StudyResult:
     model: FittedModel
     card: ModelCard
     fold_models: tuple[FittedModel, ...]
+    more_tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    documents: dict[str, str] = field(default_factory=dict)
+    packages: dict[str, tuple[FittedModel, ModelCard]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShuffledRun:
+    """One run of the study with shuffled outcomes."""
+
+    outcome: Outcome
+    splits: list[Split]
+    results: list[FoldResult]
+    seed: int
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """What a study has found when an extension begins.
+
+    Parameters
+    ----------
+    results
+        Its outer folds, in the order of ``splits``.
+    final
+        The model of all patients, with its rivals, made with ``final_seed``.
+    """
+
+    plan: StudyPlan
+    data: StudyData
+    seed: int
+    splits: list[Split]
+    results: list[FoldResult]
+    final: Fit
+    final_seed: int
+    shuffled: list[ShuffledRun]
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What an extension adds to a study's result; see :class:`StudyResult`."""
+
+    metrics: dict[str, float]
+    tables: dict[str, pd.DataFrame]
+    documents: dict[str, str]
+    flow: dict[str, object]
+    packages: dict[str, tuple[FittedModel, ModelCard]]
+
+
+class Extension(Protocol):
+    """Further models of a study, made of the same patients in the same folds."""
+
+    def count_steps(self, columns: tuple[str, ...], *, folds: int, runs: int) -> int:
+        """Return how often :meth:`extend` will call ``done`` for a table of these columns.
+
+        Parameters
+        ----------
+        folds, runs
+            Outer folds of all repeats, and runs of the whole cross-validation, shuffled ones included.
+        """
+
+    def extend(self, found: StudyRun, *, done: Callable[[], None]) -> Addition:
+        """Fit and evaluate the further models."""
 
 
 def run_study(
@@ -124,6 +193,7 @@ def run_study(
     *,
     seed: int,
     excluded: Mapping[str, str] | None = None,
+    extension: Extension | None = None,
     progress: Progress | None = None,
 ) -> StudyResult:
     """Run a study on a table of features.
@@ -138,6 +208,8 @@ def run_study(
         The same seed, features and labels give the same result, whatever the order of rows and columns.
     excluded
         Reason by ``case_id`` of patients knowingly left out.
+    extension
+        Further models, which change none of the study's own figures.
     progress
         Called with folds done, folds in all, and what is being done.
 
@@ -148,14 +220,20 @@ def run_study(
     """
     parameters = plan.parameters
     data = study_data(features, labels, classes=plan.classes, folds=parameters.folds, excluded=excluded)
-    count = FoldCounter(progress, total=parameters.folds * parameters.repeats * (1 + parameters.permutations) + 1)
     splits = _splits(plan, data.outcome, seed)
+    runs = 1 + parameters.permutations
+    further = 0 if extension is None else extension.count_steps(data.columns, folds=len(splits), runs=runs)
+    count = FoldCounter(progress, total=len(splits) * runs + 1 + further)
     results = _nested(plan, data, data.outcome, splits, seed, count.label("cross-validation"))
     chance, margin = pool(results, len(data.ids))
     metrics = describe_predictions(data.outcome, chance, margin)
     areas = [rank_auc(data.outcome[r.split.test], r.probabilities) for r in results]
     metrics |= {"fold_auc_mean": float(np.mean(areas)), "fold_auc_sd": float(np.std(areas, ddof=1))}
-    permuted = _permuted(plan, data, seed, count.label("permuted labels"))
+    limits = bootstrap_limits(data.outcome, chance[None], resamples=parameters.bootstraps, seed=derive_seed(seed, 5))[0]
+    if parameters.bootstraps:
+        metrics |= {"auc_bootstrap_low": float(limits[0]), "auc_bootstrap_high": float(limits[1])}
+    shuffled = _shuffled(plan, data, seed, count.label("permuted labels"))
+    permuted = _permuted_table(shuffled)
     metrics |= permuted_metrics(permuted, metrics["auc"])
     first_repeat = [split for split in splits if split.repeat == 0]
     scores = selection_outside_folds(plan.recipe, data.values, data.outcome, splits=first_repeat, seed=seed)
@@ -170,11 +248,17 @@ def run_study(
         compare=True,
     )
     count.label("final model")()
+    more = Addition({}, {}, {}, {}, {})
+    if extension is not None:
+        found = StudyRun(plan, data, seed, splits, results, final, derive_seed(seed, 2), shuffled)
+        more = extension.extend(found, done=count.label("further models"))
     metrics |= {"features_given": len(data.columns), "features_in_model": len(final.model.columns)}
     flow = data.flow | {
         "features_after_step": final.selection.steps,
         "steps_filled_up": list(final.selection.filled_up),
+        **more.flow,
     }
+    metrics |= more.metrics
     metrics = {name: round(value, 10) for name, value in metrics.items()}
     return StudyResult(
         study=plan.name,
@@ -189,8 +273,11 @@ def run_study(
         flow=flow,
         parameters={**parameters.model_dump(mode="json"), "seed": seed},
         model=final.model,
-        card=_card(plan, data, metrics),
+        card=model_card(plan, data, metrics),
         fold_models=tuple(result.fit.model for result in results),
+        more_tables=more.tables,
+        documents=more.documents,
+        packages=more.packages,
     )
 
 
@@ -254,14 +341,21 @@ def _nested(
     )
 
 
-def _permuted(plan: StudyPlan, data: StudyData, seed: int, done: Callable[[], None]) -> pd.DataFrame:
-    rows = []
+def _shuffled(plan: StudyPlan, data: StudyData, seed: int, done: Callable[[], None]) -> list[ShuffledRun]:
+    runs = []
     for run in range(plan.parameters.permutations):
         run_seed = derive_seed(seed, 3, run)
-        shuffled = np.random.default_rng(run_seed).permutation(data.outcome)
-        results = _nested(plan, data, shuffled, _splits(plan, shuffled, run_seed), run_seed, done)
-        area = auc(shuffled, pool(results, len(shuffled))[0])
-        rows.append({"run": run + 1, "auc": area.estimate, "low": area.lower, "high": area.upper})
+        outcome = np.random.default_rng(run_seed).permutation(data.outcome)
+        splits = _splits(plan, outcome, run_seed)
+        runs.append(ShuffledRun(outcome, splits, _nested(plan, data, outcome, splits, run_seed, done), run_seed))
+    return runs
+
+
+def _permuted_table(runs: list[ShuffledRun]) -> pd.DataFrame:
+    rows = []
+    for number, run in enumerate(runs, start=1):
+        area = auc(run.outcome, pool(run.results, len(run.outcome))[0])
+        rows.append({"run": number, "auc": area.estimate, "low": area.lower, "high": area.upper})
     return pd.DataFrame(rows, columns=["run", "auc", "low", "high"])
 
 
@@ -334,7 +428,8 @@ def _feature_table(data: StudyData, final: Fit, results: list[FoldResult], seed:
     return table.sort_values(["importance", "feature"], ascending=[False, True], ignore_index=True)
 
 
-def _card(plan: StudyPlan, data: StudyData, metrics: Mapping[str, float]) -> ModelCard:
+def model_card(plan: StudyPlan, data: StudyData, metrics: Mapping[str, float]) -> ModelCard:
+    """Describe a model: how the procedure that made it did out of fold, and what it learnt from."""
     names = ("auc", "sensitivity", "specificity", "accuracy", "balanced_accuracy", "brier", "permuted_auc")
     versions = package_versions("gliaflow", "numpy", "scikit-learn", "scipy")
     return ModelCard(

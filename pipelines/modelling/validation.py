@@ -84,7 +84,10 @@ class Fit:
     inner_auc
         AUC of the inner held-out scores at the chosen setting; optimistic by the choice among settings.
     inner_scores
-        Held-out scores of the study's classifier and its rivals, by name; rivals only where asked for.
+        Held-out scores of the study's classifier (under the empty name) and its rivals, by name; rivals only where
+        asked for.
+    inner_fold
+        Inner fold of each patient; it depends on outcome and seed alone, so recipes fitted with the same seed share it.
     """
 
     model: FittedModel
@@ -92,6 +95,7 @@ class Fit:
     setting: Mapping[str, float]
     inner_auc: float
     inner_scores: dict[str, Array]
+    inner_fold: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -199,7 +203,7 @@ def fit_recipe(
         classifier=classifier,
         threshold=youden_threshold(outcome, 0.5 * (1 + np.tanh(0.5 * log_odds))),
     )
-    return Fit(model, selection, settings[best], areas[best], {"": held_out[best], **rivals})
+    return Fit(model, selection, settings[best], areas[best], {"": held_out[best], **rivals}, fold)
 
 
 def cross_validate(

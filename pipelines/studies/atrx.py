@@ -3,18 +3,23 @@
 z-scores → t-test (p < 0.05) → LASSO (10-fold cross-validation by AUC) → backward elimination by AIC where more than
 20 features remain → logistic regression, compared with a random forest and a support vector machine. All of it is
 repeated inside each training part of a stratified nested cross-validation.
+
+The study's own figures are those of all imaging features. Beside them stand the paper's imaging models by region and
+kind of feature, the imaging score of the best of them, the clinical model (age, sex, WHO grade, VASARI) and the fusion.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from pipelines.modelling.classifiers import fit_logistic, fit_svm
+from pipelines.modelling.fusion_study import FusionExtension, ValidationCohort
 from pipelines.modelling.selection import (
     Array,
     backward_aic,
@@ -27,6 +32,7 @@ from pipelines.modelling.study import Progress, StudyParameters, StudyPlan, Stud
 from pipelines.modelling.tables import participant_classes
 from pipelines.modelling.validation import Classifier, Outcome, Rival, Selection, derive_seed, stratified_folds
 from services.model_serving.predictor import classifier_scores
+from services.shared.errors import InvalidTable
 
 NAME = "atrx"
 VERSION = "1"
@@ -35,6 +41,12 @@ INTENDED_USE = (
     "Research: probability that an untreated adult-type diffuse glioma carries an ATRX mutation, from radiomic "
     "features extracted with the settings of the training data. Not for clinical decisions."
 )
+FUSION_USE = (
+    "Research: probability that an untreated adult-type diffuse glioma carries an ATRX mutation, from imaging features "
+    "extracted with the settings of the training data, age_years, sex_male (1 male, 0 female), WHO grade (2 to 4) and "
+    "the other clinical columns named here. Not for clinical decisions."
+)
+Population = Literal["all", "idh_mutant", "idh_mutant_noncodel"]
 _SPELLINGS = {
     "WT": frozenset({"wt", "wild type", "wild-type", "wildtype"}),
     "Mutant": frozenset({"mutant", "mut", "mutated"}),
@@ -47,8 +59,11 @@ class Parameters(StudyParameters):
     alpha: float = Field(0.05, gt=0, lt=1, description="Level of the t-test")
     lasso_folds: int = Field(10, ge=2, le=20, description="Folds that choose the LASSO's penalty by AUC")
     max_features: int = Field(20, ge=1, le=200, description="More features than this go through backward elimination")
-    c: float = Field(1.0, gt=0, description="Inverse ridge penalty of the logistic regression")
+    c: float = Field(1.0, gt=0, description="Inverse ridge penalty of the logistic regressions")
     trees: int = Field(100, ge=10, le=2000, description="Trees of the random forest that is compared")
+    population: Population = Field(
+        "all", description="Who is studied: all, idh_mutant, or without 1p/19q codeletion too"
+    )
 
 
 @dataclass(frozen=True)
@@ -114,6 +129,42 @@ def read_labels(participants: pd.DataFrame, ids: pd.Index) -> pd.Series:
     return participant_classes(participants, "atrx", ids, spellings=_SPELLINGS)
 
 
+def outside_population(population: Population, clinical: pd.DataFrame | None, ids: pd.Index) -> dict[str, str]:
+    """Return the reason by ``case_id`` of patients who do not belong to a population, or are not known to.
+
+    Parameters
+    ----------
+    clinical
+        Indexed by ``case_id``, with ``idh`` and, for ``idh_mutant_noncodel``, ``codeletion_1p19q``.
+
+    Raises
+    ------
+    InvalidTable
+        Where the clinical table is not there, or lacks the column.
+    """
+    wanted = {"all": {}, "idh_mutant": {"idh": "mutant"}}.get(
+        population, {"idh": "mutant", "codeletion_1p19q": "non-codel"}
+    )
+    reasons: dict[str, str] = {}
+    for column, value in wanted.items():
+        if clinical is None or column not in clinical:
+            raise InvalidTable(
+                "the clinical table does not tell who belongs to the population",
+                step=NAME,
+                field=column,
+                expected=f"a clinical column {column} for the population {population}",
+                got="no clinical table" if clinical is None else ", ".join(map(str, clinical.columns[:12])),
+                remedy="give the clinical table, or study the population 'all'",
+            )
+        states = clinical[column].set_axis(clinical.index.astype(str)).reindex(ids.astype(str))
+        for case, state in states.items():
+            if pd.isna(state):
+                reasons.setdefault(str(case), f"{column} unknown")
+            elif str(state).strip().lower() != value:
+                reasons.setdefault(str(case), f"{column} {str(state).strip()}")
+    return reasons
+
+
 def run(
     features: pd.DataFrame,
     labels: pd.Series,
@@ -122,10 +173,30 @@ def run(
     parameters: StudyParameters | None = None,
     seed: int = 0,
     excluded: Mapping[str, str] | None = None,
+    validation: Mapping[str, ValidationCohort] | None = None,
     progress: Progress | None = None,
 ) -> StudyResult:
-    """Run the ATRX study; see :func:`pipelines.modelling.study.run_study`."""
-    del clinical
+    """Run the ATRX study; see :func:`pipelines.modelling.study.run_study`.
+
+    Parameters
+    ----------
+    clinical
+        Clinical table indexed by ``case_id``; without it there is neither clinical model nor fusion.
+    validation
+        Other cohorts by name, to which the finished models are applied unchanged.
+    """
     chosen = Parameters.model_validate((parameters or Parameters()).model_dump())
     plan = StudyPlan(NAME, VERSION, CLASSES, INTENDED_USE, AtrxRecipe(chosen), chosen)
-    return run_study(plan, features, labels, seed=seed, excluded=excluded, progress=progress)
+    cohorts = {
+        name: replace(
+            cohort,
+            excluded={
+                **outside_population(chosen.population, cohort.clinical, cohort.features.index),
+                **cohort.excluded,
+            },
+        )
+        for name, cohort in sorted((validation or {}).items())
+    }
+    extension = FusionExtension(clinical, chosen.c, FUSION_USE, cohorts)
+    left_out = {**outside_population(chosen.population, clinical, features.index), **(excluded or {})}
+    return run_study(plan, features, labels, seed=seed, excluded=left_out, extension=extension, progress=progress)
