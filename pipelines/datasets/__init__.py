@@ -21,11 +21,11 @@ IMPORTERS: dict[str, str] = {
     "radiohead": "RADIOHEAD: folder with pc_scores.csv and c_pathway_scores.csv of 61 TCGA-LGG patients",
     "ucsf_pdgm": "UCSF-PDGM: its metadata table, or the folder of it",
     "upenn_gbm": "UPENN-GBM: folder with its clinical table and the CaPTk radiomics",
-    "tcga": "Clinical and survival data of TCGA gliomas: folder with Ceccarelli 2016 Table S1, TCGA-CDR and further tables",
+    "tcga": "Clinical and survival data of TCGA gliomas: folder with Ceccarelli 2016 Table S1, TCGA-CDR and others",
     "porpoise": "PORPOISE's TCGA table of RNA-seq z-scores: tcga_gbmlgg_all_clean.csv (or .zip)",
     "tcga_expression": "A matrix of TCGA expression as UCSC Xena or cBioPortal lay it out",
-    "cgga": "CGGA mRNAseq_693 or 325: folder with the clinical table and, where there are such, RSEM genes and read counts",
-    "gliovis": "A GlioVis export: <name>_expr.csv and <name>_pdata.csv (either, the path up to <name>, or their folder)",
+    "cgga": "CGGA mRNAseq_693 or 325: folder with the clinical table and, where there are such, RSEM and counts",
+    "gliovis": "A GlioVis export: <name>_expr.csv and <name>_pdata.csv (either, the path to <name>, or their folder)",
 }
 """Releases of tables by name, with what to point the importer at; the module has the same name."""
 
