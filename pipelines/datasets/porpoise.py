@@ -6,6 +6,7 @@ The z-scores are no log2(FPKM + 1): coefficients fitted on another scale do not 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -119,12 +120,16 @@ def _clinical(own: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(columns, index=own.index)
     table["event"] = pd.to_numeric(table["event"]).astype("Int64")
     mutations = {
-        str(name).lower(): codings.mutations(own[name], step=STEP, field=str(name))
+        _snake(name): codings.mutations(own[name], step=STEP, field=str(name))
         for name in own
         if str(name).endswith(_MUTATION)
     }
-    copies = {str(name).lower(): own[name] for name in own if str(name).endswith(_COPY_NUMBER)}
+    copies = {_snake(name): own[name] for name in own if str(name).endswith(_COPY_NUMBER)}
     return pd.concat([table, pd.DataFrame({**mutations, **copies}, index=own.index)], axis=1)
+
+
+def _snake(name: object) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", str(name).lower())
 
 
 def _genes(own: pd.DataFrame, columns: list[str], suffix: str) -> pd.DataFrame:

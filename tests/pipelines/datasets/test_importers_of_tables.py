@@ -95,6 +95,19 @@ def test_every_column_has_a_meaning_and_the_same_release_gives_the_same_bytes(tm
     assert statement["patients"] == 2
 
 
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_the_order_of_rows_does_not_matter(tmp_path, name):
+    folder, clinical = written(tmp_path, name)
+    before = importer(name).read_release(folder, participants=clinical)
+    for path in folder.iterdir():
+        header, *rows = path.read_text().splitlines()
+        path.write_text("\n".join([header, *reversed(rows)]) + "\n")
+    after = importer(name).read_release(folder, participants=clinical)
+    pd.testing.assert_frame_equal(before.participants, after.participants)
+    for matrix, values in before.matrices.items():
+        pd.testing.assert_frame_equal(values, after.matrices[matrix])
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("name", "source", "patients"),
