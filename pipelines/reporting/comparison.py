@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
+import pandas as pd
+
+from pipelines.reporting.model_figures import estimate_of, model_name
 from pipelines.reporting.published import FIGURES, Paper
 from pipelines.reporting.sources import StudyOutputs
 from pipelines.reporting.survival_figures import part_name
@@ -39,11 +43,19 @@ def our_figures(study: StudyOutputs, figure: str) -> Iterator[tuple[str, Estimat
         estimate = study.estimate(figure)
         if estimate is not None:
             yield "out of fold", estimate
+        models = study.tables.get("performance")
+        for _, row in models.iterrows() if models is not None and figure in models else ():
+            if pd.notna(row[figure]):
+                yield f"{model_name(row['model'])}, {part_name(str(row['part']))}", estimate_of(row, figure)
         return
     for part in (*study.parts, "permuted"):
         estimate = study.estimate(f"{part}_{figure}")
         if estimate is not None:
             yield part_name(part), estimate
+        for name in study.metrics:
+            timed = re.fullmatch(rf"{re.escape(part)}_{re.escape(figure)}_(\d+(?:\.\d+)?)", name)
+            if timed and figure not in ("auc", "c_index") and (found := study.estimate(name)) is not None:
+                yield f"{part_name(part)}, {timed[1]} months", found
 
 
 def why_different(paper: Paper, *, simulated: bool) -> str:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
 
+from pipelines.reporting.model_figures import (
+    draw_clinical_impact,
+    draw_delong,
+    draw_model_calibration,
+    draw_models,
+    performance_table,
+)
 from pipelines.reporting.picture import Picture, draw, in_house_style
 from pipelines.reporting.selection_figures import (
     draw_correlation_matrix,
@@ -19,7 +27,7 @@ from pipelines.reporting.selection_figures import (
     draw_volcano,
 )
 from pipelines.reporting.sources import StudyOutputs
-from pipelines.reporting.survival_figures import draw_decision_curves, part_name
+from pipelines.reporting.survival_figures import draw_decision_curves, draw_survival_calibration, part_name
 from pipelines.reporting.tables import Table, format_number
 from services.survival_analytics.nomogram import CovariateAxis, Nomogram, OutcomeAxis
 from services.survival_analytics.plots import plot_nomogram
@@ -28,14 +36,23 @@ from services.survival_analytics.ticks import pretty_ticks
 SHOWN_ROWS = 60
 Drawing = Callable[[str, pd.DataFrame], Picture]
 
+
+def _draw_nomogram_calibration(name: str, table: pd.DataFrame, *, model: str) -> Picture:
+    key, what = f"calibration-{model}", f"the {model} nomogram"
+    return draw_survival_calibration(name, table[table["model"] == model], key=key, what=what)
+
+
 FIGURES: Mapping[str, Drawing] = {
     "venn": draw_set_sizes,
     "differential": draw_volcano,
     "path": draw_path,
+    "model_calibration": draw_model_calibration,
+    "clinical_impact": draw_clinical_impact,
 }
 """Figures of half a page's width, by the table that they are drawn from."""
 
 WIDE_FIGURES: Mapping[str, Drawing] = {
+    "performance": draw_models,
     "decision_curves": draw_decision_curves,
     "heat_map": draw_heat_map,
     "enrichment": draw_enrichment,
@@ -47,28 +64,35 @@ WIDE_FIGURES: Mapping[str, Drawing] = {
         title="Univariable Cox models",
         key="screening",
     ),
-    "multivariable": lambda name, table: draw_ratios(
-        name, table, label="Hazard ratio (95 % limits)", title="Multivariable Cox model", key="multivariable"
+    "nomogram": lambda name, table: draw_ratios(
+        name,
+        table[(table["part"] == "train") & (table["model"] == "integrated")].drop(columns="part"),
+        label="Hazard ratio (95 % limits)",
+        title="Multivariable Cox model of the integrated nomogram",
+        key="multivariable",
     ),
+    **{
+        f"nomogram_calibration:{model}": partial(_draw_nomogram_calibration, model=model)
+        for model in ("clinical", "integrated")
+    },
 }
 """Figures of a page's width."""
 
 _NOT_PRINTED = frozenset(
-    {
-        *("predictions", "folds", "roc", "calibration", "permuted", "comparison", "features"),
-        *("survival_curves", "time_dependent_auc", "decision_curves", "path", "heat_map", "score_distribution"),
-        *("correlation", "differential", "screening", "clinical_impact", "pathways", "venn"),
-    }
+    "predictions folds roc calibration permuted comparison features survival_curves time_dependent_auc "
+    "decision_curves path heat_map score_distribution correlation differential screening clinical_impact pathways venn "
+    "nomogram_calibration model_calibration permuted_models classifiers".split()
 )
+"""Tables that are drawn, or printed elsewhere."""
+
 _CAPTIONS = {
     "table_1": "Characteristics by risk group",
     "characteristics": "Characteristics by risk group",
-    "models": "Models compared, out of fold",
+    "models": "Models: what they are made of, and how often the folds chose them",
     "delong": "DeLong's test between models: p",
     "enrichment": "Over-represented gene sets",
     "correlations": "Pathway scores against the risk score (Pearson)",
-    "multivariable": "Multivariable Cox model",
-    "nomograms": "Clinical against integrated nomogram",
+    "nomogram": "Multivariable Cox models of both nomograms",
 }
 
 
@@ -76,13 +100,22 @@ def optional_figures(study: StudyOutputs) -> tuple[tuple[Picture, ...], tuple[Pi
     """Return the figures of the tables that a study wrote beyond those of its kind: narrow and wide ones."""
     narrow, wide = (
         tuple(
-            drawing(study.name, study.tables[name])
+            drawing(study.name, study.tables[table])
             for name, drawing in drawings.items()
-            if name in study.tables and len(study.tables[name])
+            if len(study.tables.get(table := name.partition(":")[0], ())) and _can_draw(table, study.tables[table])
         )
         for drawings in (FIGURES, WIDE_FIGURES)
     )
-    return narrow, (*wide, *nomogram_figures(study))
+    delong, performance = study.tables.get("delong"), study.tables.get("performance")
+    if delong is not None and performance is not None and len(delong) > 1:
+        areas = performance[performance["part"] == "cv"].set_index("model")["auc"]
+        wide = (*wide, draw_delong(study.name, delong, areas))
+    return narrow, wide
+
+
+def _can_draw(name: str, frame: pd.DataFrame) -> bool:
+    """Return whether a table has what its figure needs: a logistic nomogram states points and no hazard ratios."""
+    return name != "nomogram" or "hazard_ratio" in frame
 
 
 def optional_tables(study: StudyOutputs) -> tuple[Table, ...]:
@@ -91,7 +124,9 @@ def optional_tables(study: StudyOutputs) -> tuple[Table, ...]:
     for name, frame in study.tables.items():
         if name in _NOT_PRINTED or frame.empty or "case_id" in frame:
             continue
-        if "characteristic" in frame:
+        if name == "performance":
+            found.append(performance_table(frame))
+        elif "characteristic" in frame:
             found += _characteristics(name, frame)
         else:
             found.append(printed_table(_CAPTIONS.get(name, name.replace("_", " ").capitalize()), frame))
@@ -169,7 +204,9 @@ def _nomograms(document: str, content: object) -> list[tuple[str, dict[str, obje
 def _draw_nomogram(name: str, key: str, described: dict[str, object]) -> Picture:
     nomogram = read_nomogram(described)
     labels = {axis.covariate: axis.covariate.replace("_", " ") for axis in nomogram.axes}
-    title = key.replace("-", " ").capitalize()
+    title = {"nomogram": "Nomogram", "nomogram-clinical": "Clinical nomogram"}.get(
+        key, key.replace("-", " ").capitalize()
+    )
     covariates = ", ".join(labels.values())
     return draw(
         plot_nomogram(nomogram, title=title, labels=labels),

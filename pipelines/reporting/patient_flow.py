@@ -71,8 +71,10 @@ def _branches(state: CohortState, study: StudyOutputs) -> list[Branch]:
     branches: list[Branch] = [(study.name, study.patients, tuple(excluded_reasons(study.flow, hidden=hidden)))]
     others = study.flow.get("validation")
     for name, flow in sorted(others.items()) if isinstance(others, dict) else ():
-        patients = study.metrics.get(f"validation_{name}_patients", flow.get("patients_studied", 0))
-        branches.append((f"{study.name}, tried on {name}", round(patients), tuple(excluded_reasons(flow))))
+        if not isinstance(flow, dict):
+            continue
+        patients = int(study.metrics.get(f"validation_{name}_patients") or flow.get("patients_studied") or 0)
+        branches.append((f"{study.name}, tried on {name}", patients, tuple(excluded_reasons(flow))))
     return branches
 
 

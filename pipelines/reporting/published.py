@@ -67,9 +67,15 @@ FIGURES: Mapping[str, str] = {
     "median_months_high_risk": "Median survival at high risk, months",
     "median_months_low_risk": "Median survival at low risk, months",
     "ibs": "Integrated Brier score",
-    "clinical_c_index": "C-index, clinical nomogram",
-    "integrated_c_index": "C-index, integrated nomogram",
-    "nri": "Net reclassification improvement, total",
+    "nomogram_c_index_clinical": "C-index, clinical nomogram",
+    "nomogram_c_index_integrated": "C-index, integrated nomogram",
+    "nomogram_c_index_difference": "C-index, integrated less clinical",
+    "nomogram_c_index_difference_p": "C-index, integrated less clinical: p",
+    "nomogram_nri": "Net reclassification improvement, total",
+    "nomogram_aic_clinical": "AIC, clinical nomogram",
+    "nomogram_aic_integrated": "AIC, integrated nomogram",
+    "nomogram_likelihood_ratio": "Likelihood ratio of the score",
+    "nomogram_likelihood_ratio_p": "Likelihood ratio of the score: p",
 }
 """Figures by name: how they are printed."""
 
@@ -165,13 +171,13 @@ PAPERS: Mapping[str, Paper] = {
             PublishedFigure("hazard_ratio", "training", 11.85, 7.931, 17.7),
             PublishedFigure("hazard_ratio", "internal validation", 4.471, 2.204, 9.071),
             PublishedFigure("hazard_ratio", "external validation", 8.34, 6.54, 18.43),
-            PublishedFigure("clinical_c_index", "training", 0.805, 0.732, 0.810),
-            PublishedFigure("clinical_c_index", "internal validation", 0.791, 0.710, 0.871),
-            PublishedFigure("clinical_c_index", "external validation", 0.771, 0.714, 0.896),
-            PublishedFigure("integrated_c_index", "training", 0.835, 0.806, 0.865),
-            PublishedFigure("integrated_c_index", "internal validation", 0.840, 0.785, 0.895),
-            PublishedFigure("integrated_c_index", "external validation", 0.903, 0.859, 0.946),
-            PublishedFigure("nri", "integrated against clinical nomogram", 0.646, 0.552, 0.773),
+            PublishedFigure("nomogram_c_index_clinical", "training", 0.805, 0.732, 0.810),
+            PublishedFigure("nomogram_c_index_clinical", "internal validation", 0.791, 0.710, 0.871),
+            PublishedFigure("nomogram_c_index_clinical", "external validation", 0.771, 0.714, 0.896),
+            PublishedFigure("nomogram_c_index_integrated", "training", 0.835, 0.806, 0.865),
+            PublishedFigure("nomogram_c_index_integrated", "internal validation", 0.840, 0.785, 0.895),
+            PublishedFigure("nomogram_c_index_integrated", "external validation", 0.903, 0.859, 0.946),
+            PublishedFigure("nomogram_nri", "integrated against clinical nomogram", 0.646, 0.552, 0.773),
         ),
         differs=(
             "The paper's signature is a network on crops of FA, MD, AD and RD maps of gliomas of grade 2 to 4; a table "
@@ -184,10 +190,10 @@ PAPERS: Mapping[str, Paper] = {
         title="Survival of lower-grade glioma by imaging",
         source=_GRADING,
         figures=(
-            PublishedFigure("integrated_c_index", "internal validation", 0.873, 0.840, 0.906),
-            PublishedFigure("integrated_c_index", "external validation", 0.865, 0.851, 0.879),
-            PublishedFigure("clinical_c_index", "internal validation", 0.770, 0.720, 0.820),
-            PublishedFigure("clinical_c_index", "external validation", 0.796, 0.787, 0.805),
+            PublishedFigure("nomogram_c_index_integrated", "internal validation", 0.873, 0.840, 0.906),
+            PublishedFigure("nomogram_c_index_integrated", "external validation", 0.865, 0.851, 0.879),
+            PublishedFigure("nomogram_c_index_clinical", "internal validation", 0.770, 0.720, 0.820),
+            PublishedFigure("nomogram_c_index_clinical", "external validation", 0.796, 0.787, 0.805),
         ),
         differs=(
             "The paper's signature joins radiomics of T1-Gd with features of a network that also learns the grade, "

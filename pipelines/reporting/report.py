@@ -71,7 +71,8 @@ def write_report(storage: Storage, cohort: str, studies: Sequence[str] | None = 
 
 
 def _write_figures(storage: Storage, folder: str, section: StudySection) -> None:
-    drawings = {p.name: svg for p in (*section.pictures, *section.wide) if (svg := standalone_svg(p)) is not None}
+    pictures = (*section.pictures, *section.wide, *section.nomograms)
+    drawings = {p.name: svg for p in pictures if (svg := standalone_svg(p)) is not None}
     keys = {f"{folder}/{name.removeprefix(f'{section.name}-')}.svg": svg for name, svg in drawings.items()}
     for key in set(storage.files(folder)) - set(keys):
         storage.remove(key)

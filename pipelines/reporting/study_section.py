@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pipelines.reporting.classification import classification_pictures, classification_tables, judge, summarise
 from pipelines.reporting.comparison import paper_table, why_different
+from pipelines.reporting.optional_tables import nomogram_figures
 from pipelines.reporting.picture import Picture
 from pipelines.reporting.sources import Phantom, StudyOutputs
 from pipelines.reporting.survival_section import judge_survival, survival_pictures, survival_tables
@@ -14,13 +15,14 @@ from pipelines.reporting.tables import Table
 
 @dataclass(frozen=True)
 class StudySection:
-    """One study as the template prints it: figures of half a page's width and of a page's, then tables."""
+    """One study as the template prints it: figures by width, then tables."""
 
     name: str
     title: str
     paragraphs: tuple[str, ...]
     pictures: tuple[Picture, ...]
     wide: tuple[Picture, ...]
+    nomograms: tuple[Picture, ...]
     tables: tuple[Table, ...]
 
 
@@ -46,6 +48,7 @@ def study_section(study: StudyOutputs, phantom: Phantom | None) -> StudySection:
         ),
         pictures=narrow,
         wide=wide,
+        nomograms=nomogram_figures(study),
         tables=(*((beside,) if beside is not None else ()), *tables),
     )
 

@@ -172,14 +172,21 @@ def draw_risk_scores(name: str, part: str, rows: pd.DataFrame, *, cutoff: float)
 
 
 @in_house_style
-def draw_survival_calibration(name: str, table: pd.DataFrame) -> Picture:
+def draw_survival_calibration(
+    name: str, table: pd.DataFrame, *, key: str = "calibration", what: str = "the signature"
+) -> Picture:
     """Draw observed against predicted risk of death, one panel a group of patients.
 
     Parameters
     ----------
     table
         ``part``, ``months``, ``predicted``, ``observed``, ``low``, ``high``: of groups of patients.
+    key
+        Name of the figure.
+    what
+        Whose predictions they are.
     """
+    table = table[table["months"].isin(_chosen_months(table))]
     parts = list(dict.fromkeys(table["part"]))
     figure, panels = _panels(len(parts), width=2.5, height=2.6)
     horizons = sorted(table["months"].unique())
@@ -207,11 +214,11 @@ def draw_survival_calibration(name: str, table: pd.DataFrame) -> Picture:
     _label_panels(figure, panels, x="Predicted risk of death", y="Observed risk")
     return draw(
         figure,
-        name=f"{name}-calibration",
-        alt=f"Calibration of the risk of death by {', '.join(f'{h:g}' for h in horizons)} months: "
+        name=f"{name}-{key}",
+        alt=f"Calibration of {what}, risk of death by {', '.join(f'{h:g}' for h in horizons)} months: "
         f"{', '.join(map(part_name, parts))}",
-        caption="Calibration: risk of death predicted for groups of patients of similar risk, against one minus "
-        "Kaplan–Meier survival of the same patients with 95 % limits. Dashed: perfect.",
+        caption=f"Calibration of {what}: risk of death predicted for groups of patients of similar risk, against one "
+        "minus Kaplan–Meier survival of the same patients with 95 % limits. Dashed: perfect.",
     )
 
 
@@ -225,6 +232,10 @@ def draw_decision_curves(name: str, table: pd.DataFrame) -> Picture:
         ``strategy`` (``all``, ``none``, or a model), ``threshold``, ``net_benefit``; ``part`` and ``months`` where
         there are several.
     """
+    if "part" in table and (table["part"] != "train").any():
+        table = table[table["part"] != "train"]  # apparent curves flatter
+    if "months" in table:
+        table = table[table["months"].isin(_chosen_months(table))]
     by = [column for column in ("part", "months") if column in table]
     groups = list(table.groupby(by, sort=False)) if by else [((), table)]
     strategies = [name_ for name_ in dict.fromkeys(table["strategy"].astype(str)) if name_ not in ("all", "none")]
@@ -265,8 +276,14 @@ def draw_decision_curves(name: str, table: pd.DataFrame) -> Picture:
     )
 
 
+def _chosen_months(table: pd.DataFrame) -> list[float]:
+    """Return at most three times of a table: whole years first."""
+    months = sorted(table["months"].unique().tolist())
+    return sorted(sorted(months, key=lambda month: (month % 12 != 0, month))[:3])
+
+
 def _panels(count: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
-    columns = min(_PANEL_COLUMNS, count)
+    columns = 2 if count == 4 else min(_PANEL_COLUMNS, count)
     rows = -(-count // columns)
     figure, _ = new_figure(max(4.2, width * columns), height * rows + 0.5)
     figure.clear()

@@ -133,7 +133,7 @@ def survival_pictures(study: StudyOutputs) -> tuple[tuple[Picture, ...], tuple[P
         )
     calibration = study.tables.get("calibration")
     if calibration is not None and len(calibration):
-        wide.append(draw_survival_calibration(study.name, calibration))
+        wide.append(draw_survival_calibration(study.name, calibration, key="calibration"))
     more_narrow, more_wide = optional_figures(study)
     steps = study.flow.get("features_after_step")
     if "venn" not in study.tables and isinstance(steps, dict):
@@ -153,7 +153,7 @@ def _comparison(study: StudyOutputs) -> Picture:
         runs = table["c_index"].to_numpy(np.float64) if table is not None and "c_index" in table else None
         rows.append(("permuted", part_name("permuted"), permuted, runs))
     for published in study.paper.figures if study.paper is not None else ():
-        if published.figure in ("c_index", "integrated_c_index"):
+        if published.figure in ("c_index", "nomogram_c_index_integrated"):
             value = Estimate(value=published.value, low=published.low, high=published.high)
             kind = "" if published.figure == "c_index" else f"{FIGURES[published.figure].removeprefix('C-index, ')}, "
             rows.append(("published", f"paper: {kind}{published.where}", value, None))
@@ -172,6 +172,7 @@ def survival_tables(study: StudyOutputs) -> tuple[Table, ...]:
     """Return a survival study's tables that hold something."""
     tables = (
         _feature_table(study),
+        _nomogram_table(study),
         _figure_table(study),
         _silent_table(study),
         *optional_tables(study),
@@ -208,24 +209,35 @@ def _feature_table(study: StudyOutputs) -> Table:
 def _figure_table(study: StudyOutputs) -> Table:
     """Return every further figure by group of patients: what the overview leaves out."""
     told = {"c_index", "hazard_ratio", "logrank_p", "patients", "deaths"} | {f"auc_{h:g}" for h in horizons_of(study)}
+    names = [name for name in _figure_names(study) if name not in told and not name.startswith("nomogram_")]
+    return _by_part(study, names, "Further figures by group of patients")
+
+
+def _nomogram_table(study: StudyOutputs) -> Table:
+    """Return clinical against integrated nomogram by group of patients; empty where the study has none."""
+    names = [name for name in _figure_names(study) if name.startswith("nomogram_")]
+    return _by_part(study, names, "Clinical against integrated nomogram by group of patients")
+
+
+def _figure_names(study: StudyOutputs) -> list[str]:
     named: dict[str, None] = {}
     for part in study.parts:
         named |= dict.fromkeys(name.removeprefix(f"{part}_") for name in study.metrics if name.startswith(f"{part}_"))
     limits = {f"{name}{end}" for name in named for end in ("_low", "_high")}
-    rows = tuple(
-        (figure_name(name), *(_further(study, f"{part}_{name}") for part in study.parts))
-        for name in named
-        if name not in told | limits
-    )
+    return [name for name in named if name not in limits]
+
+
+def _by_part(study: StudyOutputs, names: Sequence[str], caption: str) -> Table:
+    rows = tuple((figure_name(name), *(_further(study, f"{part}_{name}") for part in study.parts)) for name in names)
     headers = ("Figure", *map(part_name, study.parts))
-    return Table("Further figures by group of patients", headers, rows, numeric=tuple(range(1, len(headers))))
+    return Table(caption, headers, rows, numeric=tuple(range(1, len(headers))))
 
 
 def _further(study: StudyOutputs, name: str) -> str:
     if name.endswith("_p") and name in study.metrics:
         return format_p(study.metrics[name])
-    if "patients" in name and name in study.metrics:
-        return f"{study.metrics[name]:.0f}"
+    if name.rpartition("_")[2] in ("patients", "deaths") or name.endswith("patients_high_risk"):
+        return f"{study.metrics[name]:.0f}" if name in study.metrics else UNKNOWN
     return format_estimate(study.estimate(name)).replace(" [", "\n[")
 
 
@@ -233,12 +245,16 @@ def figure_name(name: str) -> str:
     """Return what a figure is called on a page: ``brier_12`` is the Brier score at 12 months."""
     if name in FIGURES:
         return FIGURES[name]
-    stem, _, rest = name.partition("_")
-    timed = re.fullmatch(r"(.+?)_(\d+(?:\.\d+)?)(_null)?", name)
-    if timed:
-        null = ", no covariates" if timed[3] else ""
-        return f"{timed[1].replace('_', ' ').capitalize()} at {timed[2]} months{null}"
-    return f"{stem} {rest.replace('_', ' ')}".strip().capitalize()
+    name = name.removeprefix("nomogram_")
+    timed = re.fullmatch(r"(.+?)_(\d+(?:\.\d+)?)(?:_(null|clinical|integrated))?", name)
+    if timed is None:
+        return name.replace("_", " ").capitalize()
+    stem = _STEMS.get(timed[1], timed[1].replace("_", " ").capitalize())
+    variant = {None: "", "null": ", no covariates"}.get(timed[3], f", {timed[3]}")
+    return f"{stem} at {timed[2]} months{variant}"
+
+
+_STEMS = {"nri": "Net reclassification improvement", "brier": "Brier score"}
 
 
 def _silent_table(study: StudyOutputs) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,19 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
+from pipelines.datasets.release import Release, write_release
 from pipelines.ledger import update_quarantine
+from pipelines.modelling.nomograms import with_nomograms
 from pipelines.modelling.outputs import write_study
+from pipelines.modelling.signature import CoxLasso
 from pipelines.modelling.study import StudyResult
+from pipelines.modelling.survival_data import SurvivalData, survival_data
+from pipelines.modelling.survival_study import (
+    SurvivalPlan,
+    SurvivalStudyParameters,
+    SurvivalStudyResult,
+    run_survival_study,
+)
 from pipelines.reporting.report import write_report
 from pipelines.studies import atrx
 from services.preprocessing.contracts import Quality, SequenceQuality
@@ -25,6 +36,7 @@ from services.shared.errors import InvalidVolume
 from services.shared.manifest import run_step
 from services.shared.storage import Storage
 from services.shared.volume import write_volume
+from services.survival_analytics.simulated_patients import simulate_patients
 
 COHORT = "small"
 LABELS = [f"case{i:02d}" for i in range(9)]
@@ -167,3 +179,124 @@ def full_page(study_result: StudyResult, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(name="page_of")
 def page_of_fixture() -> Callable[[Storage], str]:
     return page_of
+
+
+GENES = tuple(f"GENE{i:02d}" for i in range(12))
+RELEASE_DROPPED = {"TCGA-XX-1234": "no follow-up", "TCGA-XX-9999": "follow-up of TCGA-XX-9999 is negative"}
+
+
+def simulated_cohort(count: int, *, seed: int, prefix: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return expression and clinical table of simulated patients; the first three genes carry the hazard."""
+    rng = np.random.default_rng(seed)
+    people = simulate_patients(count, seed=seed)
+    ids = pd.Index([f"{prefix}{i:03d}" for i in range(count)], name="case_id")
+    values = rng.normal(size=(count, len(GENES)))
+    values[:, 0] += people["signature"]
+    values[:, 1] += people["age"].to_numpy() / 13
+    values[:, 2] -= people["idh_mutant"]
+    clinical = pd.DataFrame(
+        {
+            "os_months": people["months"].to_numpy(),
+            "event": people["died"].to_numpy(),
+            "age_years": people["age"].to_numpy(),
+            "grade": people["grade"].to_numpy(),
+            "idh": np.where(people["idh_mutant"], "Mutant", "WT"),
+        },
+        index=ids,
+    )
+    return pd.DataFrame(values, index=ids, columns=list(GENES)), clinical
+
+
+@pytest.fixture(scope="session")
+def survival_result() -> SurvivalStudyResult:
+    """A survival study with a validation cohort, nomograms, and tables that a study may add."""
+    training = survival_data(*simulated_cohort(90, seed=1, prefix="tcga"), excluded={"tcga007": "scan of tcga007 lost"})
+    validation = {"freije": survival_data(*simulated_cohort(50, seed=2, prefix="gsm"))}
+    parameters = SurvivalStudyParameters(folds=3, permutations=2, bootstraps=20)
+    plan = SurvivalPlan(
+        "ferroptosis", "1", "Research: <b>survival</b> by genes.", CoxLasso(), parameters, "z-score of log2 counts"
+    )
+    result = run_survival_study(plan, training, validation, seed=1)
+    result = with_nomograms(result, training, validation, clinical_columns=("age_years", "grade"), seed=1)
+    return dataclasses.replace(result, tables=result.tables | _genomic_tables(result, training))
+
+
+def _genomic_tables(result: SurvivalStudyResult, training: SurvivalData) -> dict[str, pd.DataFrame]:
+    rng = np.random.default_rng(0)
+    change = rng.normal(size=200)
+    p = 10 ** (-3 * np.abs(change))
+    names = [f"G{i}" for i in range(200)]
+    differential = pd.DataFrame({"gene": names, "log_fold_change": change, "p": p, "fdr": p, "differential": p < 1e-3})
+    z = pd.DataFrame(training.values[:, :4], columns=list(GENES[:4])).assign(case_id=training.ids)
+    own = result.tables["predictions"].query("part == 'train'")[["case_id", "risk_score", "group"]]
+    return {
+        "differential": differential,
+        "venn": pd.DataFrame({"set": ["candidates", "intersection"], "genes": [12, 4], "names": ["", ""]}),
+        "enrichment": pd.DataFrame(
+            {
+                "collection": ["hallmark", "hallmark"],
+                "gene_set": ["HALLMARK_HYPOXIA", "HALLMARK_<APOPTOSIS>"],
+                "size": [200, 160],
+                "overlap": [5, 2],
+                "fold": [4.0, 1.5],
+                "p": [1e-4, 0.2],
+                "fdr": [1e-3, 0.4],
+            }
+        ),
+        "heat_map": own.merge(z, on="case_id"),
+        "table_1": pd.DataFrame(
+            {
+                "part": ["train", "train"],
+                "characteristic": ["grade", "grade"],
+                "level": ["3", "4"],
+                "all": ["40 (44%)", "50 (56%)"],
+                "low": ["30 (60%)", "20 (40%)"],
+                "high": ["10 (25%)", "30 (75%)"],
+                "missing": [0.0, np.nan],
+                "p_value": [1e-5, np.nan],
+            }
+        ),
+    }
+
+
+def write_tables(storage: Storage, survival_result: SurvivalStudyResult, tables: frozenset[str] | None = None) -> None:
+    expression, clinical = simulated_cohort(90, seed=1, prefix="tcga")
+    people = clinical.reset_index(names="participant_id").assign(source_id=clinical.index)
+    people["participant_id"] = "sub-" + people["participant_id"]
+    write_release(
+        storage,
+        COHORT,
+        Release(
+            "tcga",
+            people,
+            matrices={"expression": expression},
+            scale={"expression": "z-score of log2 counts"},
+            dropped=RELEASE_DROPPED,
+            sources={"matrix.csv": "ab" * 32},
+            licence="Open access; cite its publisher",
+        ),
+    )
+    kept = survival_result.tables
+    if tables is not None:
+        kept = {name: table for name, table in kept.items() if name in tables}
+    documents = survival_result.documents if tables is None else {}
+    write_study(storage, COHORT, dataclasses.replace(survival_result, tables=kept, documents=documents))
+
+
+@pytest.fixture
+def fill_tables(survival_result: SurvivalStudyResult) -> Callable[..., None]:
+    """Fill storage with a cohort of tables and its survival study, with all of its tables or some."""
+
+    def apply(storage: Storage, *, tables: frozenset[str] | None = None) -> None:
+        write_tables(storage, survival_result, tables)
+
+    return apply
+
+
+@pytest.fixture(scope="session")
+def survival_storage(survival_result: SurvivalStudyResult, tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """Storage with a cohort of tables, its survival study, and the report of both."""
+    storage = Storage(tmp_path_factory.mktemp("tables"))
+    write_tables(storage, survival_result)
+    write_report(storage, COHORT)
+    return storage
