@@ -80,7 +80,7 @@ def expression_values(frame: pd.DataFrame, *, unit: Unit, step: str, ensembl: bo
         Where a sample stands twice.
     """
     counted: dict[str, int] = {}
-    named = _with_gene_names(frame, counted, step=step, ensembl=ensembl)
+    named = numeric_values(_with_gene_names(frame, counted, step=step, ensembl=ensembl), step=step)
     empty = named.isna().any(axis=0).to_numpy()
     if empty.any() and not empty.all():
         counted["genes left out that a sample lacks"] = int(empty.sum())
@@ -104,6 +104,33 @@ def expression_values(frame: pd.DataFrame, *, unit: Unit, step: str, ensembl: bo
     if constant and len(values) > 1:
         counted["genes that do not vary"] = constant
     return ExpressionValues(values.sort_index(axis="columns"), counted)
+
+
+def numeric_values(frame: pd.DataFrame, *, step: str) -> pd.DataFrame:
+    """Return a matrix of samples x genes as float64, NaN where missing.
+
+    Raises
+    ------
+    InvalidTable
+        Naming sample and gene of the first value that is text.
+    """
+    kinds = [pd.api.types.is_numeric_dtype(kind) for kind in frame.dtypes]
+    if all(kinds):
+        return frame
+    written = frame.to_numpy(dtype=object)
+    numbers = pd.to_numeric(pd.Series(written.ravel()), errors="coerce").to_numpy(np.float64).reshape(written.shape)
+    strange = np.isnan(numbers) & ~pd.isna(written)
+    if strange.any():
+        row, column = np.argwhere(strange)[0]
+        raise InvalidTable(
+            "the matrix holds text",
+            case=str(frame.index[row]),
+            step=step,
+            field=str(frame.columns[column]),
+            expected="numbers",
+            got=f"{written[row, column]}; {int(strange.sum())} such values",
+        )
+    return pd.DataFrame(numbers, index=frame.index, columns=frame.columns)
 
 
 def mend_r_names(genes: Iterable[object]) -> tuple[list[str], int]:

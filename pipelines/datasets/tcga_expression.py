@@ -19,7 +19,7 @@ import pandas as pd
 
 from pipelines.datasets.checks import check_release
 from pipelines.datasets.clinical import hashes, join_clinical, participants_of
-from pipelines.datasets.expression_values import Unit, check_samples, expression_values
+from pipelines.datasets.expression_values import Unit, check_samples, expression_values, numeric_values
 from pipelines.datasets.release import Release
 from pipelines.datasets.source_tables import (
     plain_name,
@@ -205,7 +205,7 @@ def _genes_by_samples(frame: pd.DataFrame, names: list[str], barcodes: np.ndarra
     subtype = None
     if len(genes) and str(genes.iloc[0]).strip().lower() == "subtype":
         subtype = values.iloc[0].astype(str).str.strip().set_axis([_barcode(name) for name in values.columns])
-        values, genes = values.iloc[1:].apply(pd.to_numeric, errors="coerce"), genes.iloc[1:]
+        values, genes = values.iloc[1:], genes.iloc[1:]
     samples = values.T
     samples.index = pd.Index([_barcode(name) for name in values.columns])
     samples.columns = pd.Index(genes)
@@ -214,20 +214,7 @@ def _genes_by_samples(frame: pd.DataFrame, names: list[str], barcodes: np.ndarra
 
 def _checked(values: pd.DataFrame, path: Path, subtype: pd.Series | None, annotation: int) -> _Matrix:
     check_samples(values, file=path.name, step=STEP)
-    text = [
-        str(name)
-        for name, kind in zip(values.columns, values.dtypes, strict=True)
-        if not pd.api.types.is_numeric_dtype(kind)
-    ]
-    if text:
-        raise InvalidTable(
-            "the matrix holds text",
-            step=STEP,
-            field=f"{path.name}: {text[0]}",
-            expected="numbers",
-            got=f"{len(text)} columns",
-        )
-    return _Matrix(path, values, subtype, annotation)
+    return _Matrix(path, numeric_values(values, step=STEP), subtype, annotation)
 
 
 def _is_sample(name: object) -> bool:

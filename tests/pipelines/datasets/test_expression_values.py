@@ -54,7 +54,8 @@ def test_names_with_entrez_numbers_and_versions():
         (["A", "B"], [3.5, 120], "log2", "too large"),
         (["A", "B"], [3.5, 120], "counts", "whole"),
         (["A", "B"], [-1, 120], "counts", "Negative"),
-        (["A", "B"], ["x", 120], "log2", "text"),
+        (["A", "B"], ["x", 120], "log2", "case S0.*text.*field: A.*x"),
+        (["A", "A"], ["x", 120], "linear", "text"),
         (["A", "B"], [np.inf, 1], "z-score", "infinite"),
     ],
 )
