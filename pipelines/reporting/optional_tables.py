@@ -79,9 +79,12 @@ WIDE_FIGURES: Mapping[str, Drawing] = {
 """Figures of a page's width."""
 
 _NOT_PRINTED = frozenset(
-    "predictions folds roc calibration permuted comparison features survival_curves time_dependent_auc "
-    "decision_curves path heat_map score_distribution correlation differential screening clinical_impact pathways venn "
-    "nomogram_calibration model_calibration permuted_models classifiers".split()
+    {
+        *("predictions", "folds", "roc", "calibration", "permuted", "comparison", "features", "survival_curves"),
+        *("time_dependent_auc", "decision_curves", "path", "heat_map", "score_distribution", "correlation"),
+        *("differential", "screening", "clinical_impact", "pathways", "venn", "nomogram_calibration"),
+        *("model_calibration", "permuted_models", "classifiers"),
+    }
 )
 """Tables that are drawn, or printed elsewhere."""
 

@@ -1,4 +1,4 @@
-"""Run every benchmark: ``python -m tests.benchmarks [NAME …]``."""
+"""Run every benchmark: ``python -m tests.benchmarks [NAME …]``; options go to the last one named."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import sys
 NAMES = ("survival", "radiomics")
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or NAMES:
+    given = sys.argv[1:]
+    first = next((i for i, word in enumerate(given) if word.startswith("-")), len(given))
+    names, options = given[:first] or NAMES, given[first:]
+    for name in names:
         print(f"== {name}", flush=True)
-        sys.argv = [name]
+        sys.argv = [name, *(options if name == names[-1] else ())]
         runpy.run_module(f"tests.benchmarks.{name}", run_name="__main__", alter_sys=False)

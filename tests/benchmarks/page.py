@@ -7,6 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+RESULTS = ROOT / "RESULTS.md"
 BENCHMARKS = ROOT / "docs" / "benchmarks.md"
 
 
