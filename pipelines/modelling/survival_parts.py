@@ -34,6 +34,7 @@ from services.survival_analytics.kaplan_meier import compare_survival
 
 STEP = "split"
 PARTS = ("train", "tuning", "internal")
+LEAST_AT_HORIZON = 5
 COLUMN = "split"
 """Clinical column that states each patient's part, where a cohort comes with a split of its own."""
 
@@ -277,3 +278,35 @@ def take_columns(data: SurvivalData, columns: Sequence[str]) -> SurvivalData:
     wanted = set(columns)
     kept = [i for i, name in enumerate(data.columns) if name in wanted]
     return replace(data, columns=tuple(data.columns[i] for i in kept), values=data.values[:, kept])
+
+
+def usable_horizons(data: SurvivalData, horizons: Sequence[float]) -> tuple[tuple[float, ...], dict[str, str]]:
+    """Return the horizons that these patients say something of, and the reason by name of the others.
+
+    By a usable one five patients have died, and five are followed beyond it: a figure of one death has no limits.
+
+    Raises
+    ------
+    TooFewCases
+        Where none is usable.
+    """
+    kept, reasons = [], {}
+    for horizon in horizons:
+        dead = int(((data.months <= horizon) & (data.event == 1)).sum())
+        beyond = int((data.months > horizon).sum())
+        if min(dead, beyond) >= LEAST_AT_HORIZON:
+            kept.append(horizon)
+        else:
+            reasons[f"{horizon:g}"] = (
+                f"{dead} deaths before and {beyond} patients beyond, fewer than {LEAST_AT_HORIZON}"
+            )
+    if not kept:
+        raise TooFewCases(
+            "no horizon has deaths before and patients beyond it",
+            step=STEP,
+            field="horizons_months",
+            expected=f"at least {LEAST_AT_HORIZON} of both",
+            got="; ".join(f"{horizon} months: {reason}" for horizon, reason in reasons.items()),
+            remedy="name other horizons, or add patients or follow-up",
+        )
+    return tuple(kept), reasons

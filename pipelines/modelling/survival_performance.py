@@ -6,7 +6,7 @@ Limits come from resampled patients; the scores stay as they are, so they say no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -135,7 +135,7 @@ _CALIBRATION_COLUMNS = ["months", "group", "patients", "predicted", "observed", 
 
 
 def stratified_concordance(data: SurvivalData, scores: Array, strata: Strata | None) -> Concordance:
-    """Return Harrell's C over pairs of the same stratum and repeat.
+    """Return Harrell's C over pairs of the same stratum and repeat; its error counts each patient once.
 
     Parameters
     ----------
@@ -151,7 +151,13 @@ def stratified_concordance(data: SurvivalData, scores: Array, strata: Strata | N
     codes = np.zeros(scores.shape, dtype=np.int64) if strata is None else strata.reshape(scores.shape)
     codes = codes + np.arange(repeats) * (int(codes.max()) + 1)
     months, event = np.repeat(data.months, repeats), np.repeat(data.event, repeats)
-    return concordance(months, event, score=scores.ravel(), strata=codes.ravel())
+    found = concordance(months, event, score=scores.ravel(), strata=codes.ravel())
+    # The repeats of a patient are one patient: their influences add up before they are squared.
+    error = float(np.sqrt(np.sum(found.influence.reshape(-1, repeats).sum(axis=1) ** 2)))
+    half = (found.upper - found.estimate) * error / found.standard_error if found.standard_error else 0.0
+    return replace(
+        found, standard_error=error, lower=max(0.0, found.estimate - half), upper=min(1.0, found.estimate + half)
+    )
 
 
 def brier_times(horizons: Sequence[float]) -> Array:

@@ -28,6 +28,7 @@ from pipelines.modelling.survival_parts import (
     evaluate_predictor,
     split_parts,
     take_columns,
+    usable_horizons,
     weighted_log_rank,
 )
 from pipelines.modelling.survival_recipes import UncorrelatedCox
@@ -124,6 +125,8 @@ def run(
     p = Parameters.model_validate((parameters or Parameters()).model_dump())
     whole = read_diffusion(training, p)
     parts = split_parts(whole, tuning=p.tuning_share, internal=p.internal_share, seed=seed)
+    horizons, unused = usable_horizons(parts.train, p.horizons_months)
+    p = p.model_copy(update={"horizons_months": horizons})
     diffusion = [name for name in whole.columns if map_of(name)]
     own = _with_columns(parts, diffusion)
     others = {name: read_diffusion(cohort, p) for name, cohort in validation.items()}
@@ -148,7 +151,8 @@ def run(
         result,
         metrics=dict(sorted((result.metrics | weighted_tests(result.tables["predictions"])).items())),
         tables=result.tables | tables,
-        flow=result.flow | {"parts": {name: len(part.ids) for name, part in parts.named.items()}},
+        flow=result.flow
+        | {"parts": {name: len(part.ids) for name, part in parts.named.items()}, "horizons_left_out": unused},
     )
 
 

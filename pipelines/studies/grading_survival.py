@@ -20,6 +20,7 @@ from pipelines.modelling.nomograms import with_nomograms
 from pipelines.modelling.signature import CutoffRule, ElasticNetCox
 from pipelines.modelling.study import Progress
 from pipelines.modelling.survival_data import SurvivalData, survival_data
+from pipelines.modelling.survival_parts import usable_horizons
 from pipelines.modelling.survival_recipes import SEQUENCE_WORDS, SequenceForestCox, sequence_of
 from pipelines.modelling.survival_study import (
     StudyCohort,
@@ -48,7 +49,7 @@ class Parameters(SurvivalStudyParameters):
     horizons_months: tuple[float, ...] = Field((12, 36, 60), min_length=1, description="Months of calibration")
     cutoff: CutoffRule = Field("x_tile", description="Rule of the cut-off between low and high risk")
     repeats: int = Field(3, ge=1, le=100, description="Times that the outer cross-validation is repeated")
-    permutations: int = Field(10, ge=0, le=1000, description="Runs of the cross-validation with shuffled follow-up")
+    permutations: int = Field(5, ge=0, le=1000, description="Runs of the cross-validation with shuffled follow-up")
     bootstraps: int = Field(500, ge=0, le=100_000, description="Resamples of patients behind confidence limits")
     max_missing: float = Field(0.2, ge=0, lt=1, description="Largest share of missing values of a usable feature")
     sequences: tuple[str, ...] = Field(("T1c", "T1", "T2"), min_length=1, description="Sequences to choose from")
@@ -91,6 +92,8 @@ def run(
     """
     p = Parameters.model_validate((parameters or Parameters()).model_dump())
     data = read_lower_grade(training, p)
+    horizons, unused = usable_horizons(data, p.horizons_months)
+    p = p.model_copy(update={"horizons_months": horizons})
     others = {name: read_lower_grade(cohort, p) for name, cohort in validation.items()}
     factors = choose_factors(data.clinical, p.clinical, max_missing=p.max_missing_clinical)
     nomogram = choose_factors(data.clinical, p.nomogram, max_missing=p.max_missing_clinical)
@@ -102,7 +105,11 @@ def run(
         result, {"train": data, "cv": data, **named}, factors=factors, categorical=CATEGORICAL, keep_p=p.keep_p
     )
     optimism = result.metrics["train_c_index"] - result.metrics["cv_c_index"]
-    return replace(result, metrics=dict(sorted((result.metrics | {"optimism_c_index": round(optimism, 10)}).items())))
+    return replace(
+        result,
+        metrics=dict(sorted((result.metrics | {"optimism_c_index": round(optimism, 10)}).items())),
+        flow=result.flow | {"horizons_left_out": unused},
+    )
 
 
 def read_lower_grade(cohort: StudyCohort, p: Parameters) -> SurvivalData:

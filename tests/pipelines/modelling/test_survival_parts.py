@@ -13,6 +13,7 @@ from pipelines.modelling.survival_parts import (
     evaluate_predictor,
     split_parts,
     take_columns,
+    usable_horizons,
     weighted_log_rank,
 )
 from services.shared.errors import InvalidTable, TooFewCases
@@ -161,3 +162,18 @@ def test_columns_are_taken_in_their_order():
     some = take_columns(data, ["f7", "f2"])
     assert some.columns == ("f2", "f7")
     assert (some.values == data.values[:, [2, 7]]).all()
+
+
+def test_horizons_need_deaths_before_and_patients_beyond():
+    data = draw(patients=40)
+    months = np.linspace(1, 40, 40)
+    data = replace(data, months=months, event=np.ones(40, dtype=np.int64))
+    assert usable_horizons(data, (3, 12, 38)) == (
+        (12,),
+        {
+            "3": "3 deaths before and 37 patients beyond, fewer than 5",
+            "38": "38 deaths before and 2 patients beyond, fewer than 5",
+        },
+    )
+    with pytest.raises(TooFewCases, match="no horizon"):
+        usable_horizons(data, (1, 60))
