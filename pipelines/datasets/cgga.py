@@ -27,6 +27,7 @@ from pipelines.datasets.source_tables import (
     require_columns,
     tables_in,
 )
+from pipelines.genomics.expression import require_overlap
 from services.shared.errors import InvalidTable, NotFound
 
 STEP = "import cgga"
@@ -103,6 +104,7 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
             if path is not None
         ]
         joined = pd.concat([part.values for part in found], join="inner")
+        require_overlap(found[0].values.columns, joined.columns, step=STEP)
         if lost := max(part.values.shape[1] for part in found) - joined.shape[1]:
             counted[f"genes of {matrix} that one batch lacks"] = lost
         clinical, matrices[matrix], unjoined = join_expression(clinical, joined, step=STEP)

@@ -20,7 +20,8 @@ import pandas as pd
 
 from services.shared.errors import DuplicateId, InvalidTable, NotFound, UnreadableFile
 
-_TABLE = re.compile(r"\.(csv|tsv|txt|tab)(\.gz|\.zip)?$", re.I)
+# Xena gives its RNA-seq matrices no ending.
+_TABLE = re.compile(r"(\.(csv|tsv|txt|tab)|^HiSeqV2\w*)(\.gz|\.zip)?$", re.I)
 _NUMBER = r"^x(?=\d)"
 _BROKEN = (UnicodeDecodeError, ValueError, OSError, EOFError, csv.Error, zlib.error, zipfile.BadZipFile)
 

@@ -289,7 +289,7 @@ def _scale_of(values: pd.DataFrame, file: str) -> tuple[Unit, str]:
     if finite.min() < 0 and finite.max() <= _LARGEST_LOG2 and kind in (None, "hiseqv2"):
         return "log2", "log2 expression, centred per gene"
     if finite.min() >= 0 and finite.max() <= _LARGEST_LOG2:
-        return "log2", f"log2({label} + 1)"
+        return "log2", f"log2({label} + 1)" if kind else "log2 expression"
     return "linear", f"log2({label} + 1)"
 
 

@@ -84,6 +84,9 @@ def test_identifiers_of_two_batches_are_not_the_same_patients(tmp_path):
     assert found.matrices["expression"].columns.tolist() == ["CD44"]
     assert found.counted["genes of expression that one batch lacks"] == 1
     assert found.participants["batch"].tolist() == ["325", "325", "693", "693"]
+    expression(tmp_path, "325", RSEM.replace("GPX4", "ACSL4").replace("CD44", "TP53"))
+    with pytest.raises(IdMismatch, match="hardly overlap"):
+        read_release(tmp_path)
     one = read_release(tmp_path / "CGGA.mRNAseq_325_clinical.20200506.txt")
     assert one.participants["source_id"].tolist() == ["CGGA_1", "CGGA_2"]
 

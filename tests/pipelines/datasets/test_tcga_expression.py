@@ -21,7 +21,7 @@ def matrix(path, genes, values, samples=SAMPLES, first="sample", index=True):
 
 
 def test_xena_symbols(tmp_path):
-    path = matrix(tmp_path / "HiSeqV2.tsv.gz", ["CD44", "GPX4"], [[1.5, 2.5, 3, 4], [10, 11, 12, 13]])
+    path = matrix(tmp_path / "HiSeqV2.gz", ["CD44", "GPX4"], [[1.5, 2.5, 3, 4], [10, 11, 12, 13]])
     for source in (path, tmp_path):
         found = read_release(source)
         assert found.matrices["expression"].to_dict("index") == {
@@ -33,6 +33,10 @@ def test_xena_symbols(tmp_path):
     assert found.participants["source_id"].tolist() == ["TCGA-01-0001", "TCGA-01-0002", "TCGA-01-0003-11"]
     assert found.participants["tissue"].tolist() == ["tumour", "tumour", "normal"]
     assert found.dropped == {"TCGA-01-0001-02": "recurrent tumour"}
+    array = matrix(
+        tmp_path / "data_mrna_affymetrix_microarray.txt", ["CD44", "GPX4"], [[1.5, 2.5, 3, 4], [10, 11, 12, 13]]
+    )
+    assert read_release(array).scale == {"expression": "log2 expression"}
 
 
 def test_xena_ensembl_ids_with_and_without_the_probe_map(tmp_path):
