@@ -7,12 +7,9 @@ set aside by patient; the weights with the best Dice on them are kept.
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as ListOf
-from contextlib import contextmanager
 from typing import Annotated, Literal
 
 import lightning
@@ -24,6 +21,7 @@ from monai.losses.dice import DiceCELoss
 from pydantic import Field
 from torch.utils.data import DataLoader
 
+from pipelines.training.quiet import deterministic_restored, quiet_lightning
 from pipelines.training.segmentation_cases import (
     PreparedCase,
     TrainingCrops,
@@ -246,7 +244,7 @@ def _fit(
     device: torch.device,
     progress: Progress | None,
 ) -> _Training:
-    with isolate_rng(), _quiet(), _deterministic_restored(), tempfile.TemporaryDirectory() as folder:
+    with isolate_rng(), quiet_lightning(), deterministic_restored(), tempfile.TemporaryDirectory() as folder:
         lightning.seed_everything(seed, verbose=False)
         crops = TrainingCrops(learn, spec, patch_voxels=parameters.patch_voxels, seed=seed)
         order = torch.Generator().manual_seed(seed)
@@ -362,34 +360,3 @@ class _Training(lightning.LightningModule):
 def _mean(values: ListOf[float | None]) -> float | None:
     present = [value for value in values if value is not None]
     return float(np.mean(present)) if present else None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Lightning's advice to itself: what it proposes (workers, checkpoints, loggers) is decided here."""
-    log = logging.getLogger("lightning.pytorch")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
-
-
-@contextmanager
-def _deterministic_restored() -> Iterator[None]:
-    """Put torch's global switches for deterministic algorithms back when the block ends."""
-    enabled, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    # Filling memory that is about to be overwritten costs a fifth of a step and changes no result.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from services.shared.cohort import Region
+from services.shared.cohort import Region, Sequence
 from services.shared.contracts import CaseRef, Contract, Key
 
 DEFAULT_MODEL: Key = "models/segmentation"
+DEFAULT_ABNORMALITY_MODEL: Key = "models/flair-abnormality"
 
 
 class SegmentParameters(Contract):
@@ -49,6 +50,47 @@ class Finding(Contract):
 
 class SegmentResult(Finding):
     """A finding and where its segmentation lies."""
+
+    case: CaseRef
+    cached: bool
+    segmentation: Key
+    seconds: float
+
+
+class AbnormalityParameters(Contract):
+    """How the FLAIR abnormality is outlined."""
+
+    model: Key = Field(DEFAULT_ABNORMALITY_MODEL, description="Folder of the trained slice network")
+    threshold: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Probability from which a voxel counts")
+    min_component_voxels: Annotated[int, Field(ge=0)] = Field(
+        0, description="Smallest connected part that is kept, voxels (spacing may be unknown)"
+    )
+    threads: Annotated[int, Field(ge=1)] = Field(1, description="Processor cores for one case")
+
+
+class AbnormalityRequest(Contract):
+    """Outline the FLAIR abnormality in a case's images as they were imported; they need no preparation."""
+
+    case: CaseRef
+    parameters: AbnormalityParameters = AbnormalityParameters()
+
+
+class AbnormalityFinding(Contract):
+    """What the outline says. No abnormality found is an answer, not an error."""
+
+    abnormality_found: bool
+    voxels: int = Field(ge=0)
+    volume_ml: float = Field(description="By the spacing that the header states")
+    missing_sequences: tuple[Sequence, ...] = Field(description="Sequences that the network had to do without")
+    dice: float | None = Field(None, description="Against the imported mask, where there is one and either is filled")
+    hd95_mm: float | None = Field(
+        None, description="95th percentile of surface distances, by the header's spacing, where both are filled"
+    )
+    model_sha256: str
+
+
+class AbnormalityResult(AbnormalityFinding):
+    """A finding and where its mask lies (label 2 where FLAIR is abnormal), on the grid of the imported FLAIR."""
 
     case: CaseRef
     cached: bool

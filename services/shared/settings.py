@@ -91,6 +91,13 @@ def quiet_libraries() -> None:
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
 
 
+def make_prefect_home() -> None:
+    """Make the folder that Prefect keeps its state in; it does not make the folders above it."""
+    home = os.environ.get("PREFECT_HOME")
+    if home is not None:
+        Path(home).mkdir(parents=True, exist_ok=True)
+
+
 def bound_threads(count: int) -> None:
     """Bound the threads of numerical libraries in processes that start after this call."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):

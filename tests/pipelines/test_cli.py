@@ -135,3 +135,10 @@ def test_parameters_left_out_have_their_defaults(tmp_path: Path, monkeypatch: py
         read_value(None, "seed", default=3)
     with pytest.raises(NotFound, match=r"other\.yaml"):
         read_section(tmp_path / "other.yaml", "prepare", PrepareParameters)
+
+
+def test_the_first_flow_of_a_fresh_folder_starts(tmp_path: Path) -> None:
+    result = gliaflow(tmp_path, "segment", "--cohort", "absent")  # tmp_path/workspace does not exist
+    assert result.returncode == 1
+    assert "there is no such cohort" in result.stderr
+    assert "Traceback" not in result.stderr
