@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
@@ -45,6 +46,7 @@ from pipelines.studies.ferroptosis_cohorts import (
     prepare_training,
     prepare_validation,
     who_grade,
+    without_training_patients,
 )
 from pipelines.studies.ferroptosis_context import (
     LEAST_DEATHS,
@@ -103,6 +105,9 @@ class Parameters(SurvivalStudyParameters):
         "", description="What values are where a table does not say so: z-score, log2, FPKM, TPM, counts"
     )
     z_scores: ZScores = Field("signed_log2", description="What becomes of z-scores: sign(z) log2(1 + |z|), or nothing")
+    universe: Literal["candidates", "matrix"] = Field(
+        "candidates", description="Genes that over-representation counts as eligible: the candidates, or all measured"
+    )
     least_set_genes: int = Field(5, ge=1, description="Genes that a set must have in the universe to be tested")
     low_expression: float | None = Field(1.0, description="log2 value that an expressed gene reaches; None: no filter")
     low_expression_share: float = Field(0.2, ge=0, le=1, description="Share of training samples that must reach it")
@@ -217,13 +222,13 @@ def run(
     chosen = Parameters.model_validate((parameters or Parameters()).model_dump())
     own = on_log_scale(training, z_scores=chosen.z_scores, stated=chosen.scale)
     others = {
-        name: on_log_scale(cohort, z_scores=chosen.z_scores, stated=chosen.scale)
+        name: on_log_scale(without_training_patients(cohort, training), z_scores=chosen.z_scores, stated=chosen.scale)
         for name, cohort in sorted(validation.items())
     }
     candidates = choose_candidates(
         own, others, gene_lists=chosen.gene_lists, roles=chosen.roles, platform_genes=chosen.platform_genes
     )
-    prepared, recipe, filter_statement = _prepare(own, candidates.genes, chosen, chosen.harmonise)
+    prepared, recipe = _prepare(own, candidates.genes, chosen, chosen.harmonise)
     judged = {
         name: prepare_validation(cohort, prepared.scale, method=chosen.harmonise, missing_genes=chosen.missing_genes)
         for name, cohort in others.items()
@@ -233,7 +238,7 @@ def run(
     result = run_survival_study(plan, prepared.data, judged, seed=seed, progress=progress)
     flow = result.flow | {
         "candidates": candidates.statement,
-        "low_expression_filter": filter_statement,
+        "low_expression_filter": _filter_applies(prepared, chosen)[1],
         **prepared.statement,
         "harmonise": chosen.harmonise,
     }
@@ -247,7 +252,7 @@ def run(
         ignore_index=True,
     )
     if chosen.compare_harmonisation:
-        ways = {method: _prepare(own, candidates.genes, chosen, method)[:2] for method in get_args(Method)}
+        ways = {method: partial(_prepare, own, candidates.genes, chosen, method) for method in get_args(Method)}
         tables["harmonisation"] = compare_harmonisation(ways, others, judging, missing_genes=chosen.missing_genes)
     result = replace(result, flow=flow, tables=result.tables | tables)
     result = _with_nomograms(result, prepared.data, judged, chosen, seed)
@@ -257,10 +262,9 @@ def run(
 
 def _prepare(
     own: StudyCohort, genes: Sequence[str], p: Parameters, method: Method
-) -> tuple[TrainingCohort, FerroptosisRecipe, str]:
+) -> tuple[TrainingCohort, FerroptosisRecipe]:
     prepared = prepare_training(own, genes, contrast=p.contrast, method=method)
-    filtered, statement = _filter_applies(prepared, p)
-    return prepared, FerroptosisRecipe(p, prepared.contrast, prepared.normals, filtered), statement
+    return prepared, FerroptosisRecipe(p, prepared.contrast, prepared.normals, _filter_applies(prepared, p)[0])
 
 
 def _with_nomograms(
@@ -271,9 +275,9 @@ def _with_nomograms(
     seed: int,
 ) -> SurvivalStudyResult:
     """Compare clinical columns with and without the signature; where patients lack them, say so instead."""
-    known = [name for name in p.nomogram_columns if name in training.clinical and training.clinical[name].notna().any()]
+    known = [name for name in p.nomogram_columns if name in training.clinical and training.clinical[name].nunique() > 1]
     if not known:
-        return replace(result, flow=result.flow | {"nomogram": "no clinical column that was asked for has values"})
+        return replace(result, flow=result.flow | {"nomogram": "no clinical column that was asked for varies"})
     usable = {}
     for name, data in validation.items():
         present = [column for column in known if column in data.clinical]
@@ -320,8 +324,9 @@ def _tables(
     if collections:
         listed = venn.set_index("set")["names"].str.split(";")
         chosen = {name: [gene for gene in listed[name] if gene] for name in ("signature", "intersection")}
-        universes = {"candidates": genes} | ({"matrix": list(matrix)} if p.gene_lists else {})
-        tables["enrichment"] = enrichment_table(chosen, universes, collections, least=p.least_set_genes)
+        universe = genes if p.universe == "candidates" else list(matrix)
+        found = enrichment_table(chosen, universe, collections, least=p.least_set_genes)
+        tables["enrichment"] = found.assign(universe=p.universe)
     parts = {"train": data, "cv": data} | {f"validation_{name}": other for name, other in judged.items()}
     return tables | {
         "venn": venn,
@@ -348,9 +353,10 @@ def _describe_differences(
         sides = frame.loc[(grade == 4).to_numpy(), genes], frame.loc[(grade < 4).to_numpy(), genes]
         if min(map(len, sides)) < LEAST_SAMPLES_A_SIDE:
             return None
-        tested, contrast = compare_expression(*sides), "grade"
+        tested = compare_expression(*sides)
     else:
-        tested, contrast = recipe.compare(frame, genes), recipe.contrast
+        tested = recipe.compare(frame, genes)
+    contrast = "tumour against normal tissue" if recipe.contrast == "tissue" else "WHO grade 4 against 2-3"
     return differential_table(
         tested, contrast=contrast, used=recipe.contrast != "none", fdr=p.fdr, change=p.log_fold_change
     )

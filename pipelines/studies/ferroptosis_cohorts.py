@@ -265,6 +265,23 @@ def with_follow_up(cohort: StudyCohort, done: Harmonised) -> SurvivalData:
     return replace(data, flow=flow)
 
 
+def without_training_patients(cohort: StudyCohort, training: StudyCohort) -> StudyCohort:
+    """Exclude whoever also stands in the training cohort: the same identifier, and age and sex as far as known."""
+    own, other = (c.clinical.set_axis(c.clinical.index.astype(str)) for c in (cohort, training))
+    common = own.index.intersection(other.index)
+    same = pd.Series(data=True, index=common)
+    for column, largest in (("age_years", 1.0), ("sex", 0.0)):
+        if column in own and column in other:
+            pair = own.loc[common, column], other.loc[common, column]
+            if largest:
+                ages = [pd.to_numeric(values, errors="coerce") for values in pair]
+                same &= ~((ages[0] - ages[1]).abs() > largest)
+            else:
+                same &= (pair[0] == pair[1]) | pair[0].isna() | pair[1].isna()
+    found = dict.fromkeys(map(str, common[same.to_numpy(dtype=bool)]), "patient of the training cohort")
+    return replace(cohort, excluded=found | cohort.excluded)
+
+
 def prepare_validation(
     cohort: StudyCohort, onto: TrainingScale, *, method: Method, missing_genes: MissingGenes
 ) -> SurvivalData:

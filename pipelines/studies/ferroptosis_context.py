@@ -37,6 +37,7 @@ from services.shared.errors import GliaflowError
 
 CLINICAL = {"age": ("age_years",), "age and grade": ("age_years", "grade")}
 LEAST_DEATHS = 5
+_SHOWN = ("patients", "deaths", "c_index", "auc_", "hazard_ratio", "logrank_p")
 _MAX_MISSING = 0.5
 
 
@@ -104,7 +105,7 @@ def within_grades(parts: Mapping[str, Judged], judging: Judging) -> pd.DataFrame
 
 
 def compare_harmonisation(
-    ways: Mapping[Method, tuple[TrainingCohort, SignatureRecipe]],
+    ways: Mapping[Method, Callable[[], tuple[TrainingCohort, SignatureRecipe]]],
     validation: Mapping[str, StudyCohort],
     judging: Judging,
     *,
@@ -118,18 +119,20 @@ def compare_harmonisation(
     Parameters
     ----------
     ways
-        Training data and recipe by method; they differ for ranks.
+        What prepares training data and recipe, by method.
     """
     rows: list[dict[str, object]] = []
-    for method, (training, recipe) in ways.items():
-        data = training.data
-        folds = cross_validate_signature(
-            recipe, data, folds=judging.folds, cutoff=judging.cutoff, horizons=judging.horizons, seed=judging.seed
-        )
-        if method == "reference":
-            folds = [_as_new_cohort(fold, training) for fold in folds]
-        rows.append(_row(method, "cv", partial(_pooled, folds, data, judging)))
-        model = _fit(recipe, data, judging)
+    for method, prepare in ways.items():
+        try:
+            training, recipe = prepare()
+            folds = _folds(recipe, training.data, judging)
+            if method == "reference":
+                folds = [_as_new_cohort(fold, training) for fold in folds]
+            model = _fit(recipe, training.data, judging)
+        except GliaflowError as error:
+            rows.append({"predictor": method, "part": "cv", "note": error.detail})
+            continue
+        rows.append(_row(method, "cv", partial(_pooled, folds, training.data, judging)))
         rows += [
             _row(
                 method,
@@ -156,7 +159,8 @@ def clinical_data(data: SurvivalData, columns: Sequence[str]) -> SurvivalData:
 
 def _row(predictor: str, part: str, judge: Callable[[], dict[str, float]]) -> dict[str, object]:
     try:
-        return {"predictor": predictor, "part": part, **judge(), "note": ""}
+        found = {name: value for name, value in judge().items() if name.startswith(_SHOWN)}
+        return {"predictor": predictor, "part": part, **found, "note": ""}
     except GliaflowError as error:
         return {"predictor": predictor, "part": part, "note": error.detail}
 
@@ -165,11 +169,14 @@ def _fit(recipe: SignatureRecipe, data: SurvivalData, judging: Judging) -> Fitte
     return fit_signature(recipe, data, cutoff=judging.cutoff, horizons_months=judging.horizons, seed=judging.seed).model
 
 
-def _out_of_fold(recipe: SignatureRecipe, data: SurvivalData, judging: Judging) -> dict[str, float]:
-    folds = cross_validate_signature(
+def _folds(recipe: SignatureRecipe, data: SurvivalData, judging: Judging) -> list[SurvivalFold]:
+    return cross_validate_signature(
         recipe, data, folds=judging.folds, cutoff=judging.cutoff, horizons=judging.horizons, seed=judging.seed
     )
-    return _pooled(folds, data, judging)
+
+
+def _out_of_fold(recipe: SignatureRecipe, data: SurvivalData, judging: Judging) -> dict[str, float]:
+    return _pooled(_folds(recipe, data, judging), data, judging)
 
 
 def _pooled(folds: Sequence[SurvivalFold], data: SurvivalData, judging: Judging) -> dict[str, float]:

@@ -90,13 +90,9 @@ def read_collections(paths: Sequence[str], genes: Sequence[str]) -> dict[str, Ge
 
 
 def enrichment_table(
-    chosen: Mapping[str, Sequence[str]],
-    universes: Mapping[str, Sequence[str]],
-    collections: Mapping[str, GeneSets],
-    *,
-    least: int,
+    chosen: Mapping[str, Sequence[str]], universe: Sequence[str], collections: Mapping[str, GeneSets], *, least: int
 ) -> pd.DataFrame:
-    """Return over-representation of gene sets among chosen genes, by collection, list and universe.
+    """Return over-representation of gene sets among chosen genes, by collection and list.
 
     FDR is over the sets of one collection. Sets without a chosen gene are tested and left out of the table; a
     collection without a set of ``least`` genes in the universe has no row.
@@ -105,27 +101,27 @@ def enrichment_table(
     ----------
     chosen
         Genes by name of the list.
-    universes
-        Genes that could have been chosen, by name.
+    universe
+        Genes that could have been chosen.
     """
     tables = []
     for collection, sets in collections.items():
-        for universe_name, universe in universes.items():
-            for list_name, genes in chosen.items():
-                try:
-                    result = over_representation(genes, sets, universe=universe, least=least)
-                except TooFewCases:
-                    continue
-                table = result.to_frame().reset_index()
-                table.insert(0, "collection", collection)
-                table.insert(1, "genes_of", list_name)
-                table.insert(2, "universe", universe_name)
-                table.insert(3, "universe_genes", result.universe)
-                table.insert(4, "chosen_genes", result.chosen)
-                table["sets_tested"] = len(result.sets)
-                tables.append(table[table["overlap"] > 0])
-    columns = ["collection", "genes_of", "universe", "universe_genes", "chosen_genes", "gene_set", "size", "overlap"]
-    columns += ["fold", "p", "fdr", "genes", "sets_tested"]
+        for list_name, genes in chosen.items():
+            try:
+                result = over_representation(genes, sets, universe=universe, least=least)
+            except TooFewCases:
+                continue
+            table = result.to_frame().reset_index()
+            found = table[table["overlap"] > 0].assign(
+                collection=collection,
+                genes_of=list_name,
+                universe_genes=result.universe,
+                chosen_genes=result.chosen,
+                sets_tested=len(result.sets),
+            )
+            tables.append(found)
+    columns = ["collection", "genes_of", "universe_genes", "chosen_genes", "gene_set", "size", "overlap", "fold", "p"]
+    columns += ["fdr", "genes", "sets_tested"]
     return pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
 
 

@@ -116,7 +116,7 @@ def test_the_papers_tables_are_written(planted):
     assert set(differential.loc[differential["differential"], "gene"]) == set(PLANTED)
     assert differential["used_for_selection"].all()
     enrichment = planted.tables["enrichment"]
-    top = enrichment[(enrichment["genes_of"] == "signature") & (enrichment["universe"] == "candidates")].iloc[0]
+    top = enrichment[enrichment["genes_of"] == "signature"].iloc[0]
     assert (top["gene_set"], top["universe_genes"]) == ("PLANTED", 30)
     table_1 = planted.tables["table_1"]
     train = table_1[table_1["part"] == "train"].set_index("characteristic")
@@ -256,7 +256,7 @@ def test_genes_of_no_list_are_said_to_be_all_genes():
 
 def test_grade_as_contrast_is_tested_within_folds():
     result = ferroptosis.run(make_cohort("T"), {}, parameters=parameters(contrast="grade", log_fold_change=0.5), seed=3)
-    assert result.tables["differential"]["contrast"].unique().tolist() == ["grade"]
+    assert result.tables["differential"]["contrast"].unique().tolist() == ["WHO grade 4 against 2-3"]
     assert set(result.model.columns) <= set(GENES)
     assert result.flow["features_after_step"]["differential"] < 40
     assert result.metrics["cv_c_index"] > 0.7
@@ -326,6 +326,32 @@ def test_nothing_is_found_where_nothing_is():
         values.append(metrics["cv_c_index"])
     assert covered >= 3  # 95 % limits: 4.75 of 5 expected, fewer than 3 in one of 800 such tests
     assert abs(np.mean(values) - 0.5) < 0.07  # three standard errors
+
+
+def test_training_patients_are_not_validation_patients():
+    training, other = make_cohort("T"), make_cohort("V", seed=1, patients=50)
+    again = training.clinical.index[:10]
+    both = replace(
+        other,
+        features=pd.concat([other.features, training.features.loc[again]]),
+        clinical=pd.concat([other.clinical, training.clinical.loc[again].assign(os_months=1.0)]),
+    )
+    first = ferroptosis.run(training, {"other": both}, parameters=parameters(), seed=3)
+    second = ferroptosis.run(training, {"other": other}, parameters=parameters(), seed=3)
+    assert first.metrics == second.metrics
+    excluded = first.flow["validation"]["other"]["patients_excluded"]
+    assert excluded == dict.fromkeys(again, "patient of the training cohort")
+
+
+def test_too_few_genes_to_rank_are_a_note_and_no_end():
+    cohort = make_cohort("T")
+    few = replace(cohort, features=cohort.features[GENES[:6]])
+    table = ferroptosis.run(few, {}, parameters=parameters(compare_harmonisation=True), seed=3).tables["harmonisation"]
+    assert table.set_index("harmonise")["note"].str.contains("too few genes").to_dict() == {
+        "none": False,
+        "reference": False,
+        "rank": True,
+    }
 
 
 def test_patients_left_out_knowingly_are_counted_and_shift_nothing():
