@@ -31,7 +31,7 @@ def paper_table(study: StudyOutputs) -> Table | None:
         for where, estimate in our_figures(study, figure):
             ours.append(len(rows))
             rows.append((label, "here", where, format_estimate(estimate)))
-    caption = f"Beside the paper: {paper.source}. Rows of this study are marked"
+    caption = f"Beside the paper: {paper.source}"
     return Table(
         caption, ("Figure", "Whose", "Model and patients", "Value"), tuple(rows), numeric=(3,), flagged=tuple(ours)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,8 +199,10 @@ def _run(storage: Storage, data: Path, name: str, experiment: Experiment, import
         )
         seconds = time.perf_counter() - started
         write_report(storage, experiment.cohort)
-    except GliaflowError as error:
-        return Run(name, problem=f"failed: {error}")
+    except Exception as error:  # a fault of one experiment must not cost the others
+        if not isinstance(error, GliaflowError):
+            traceback.print_exc()
+        return Run(name, problem=f"failed: {type(error).__name__}: {error}")
     return Run(name, seconds=round(seconds, 1), seed=seed)
 
 
