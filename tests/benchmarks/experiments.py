@@ -199,7 +199,7 @@ def _run(storage: Storage, data: Path, name: str, experiment: Experiment, import
         )
         seconds = time.perf_counter() - started
         write_report(storage, experiment.cohort)
-    except Exception as error:  # a fault of one experiment must not cost the others
+    except Exception as error:  # noqa: BLE001 - a fault of one experiment must not cost the others
         if not isinstance(error, GliaflowError):
             traceback.print_exc()
         return Run(name, problem=f"failed: {type(error).__name__}: {error}")
