@@ -40,7 +40,8 @@ from pipelines.modelling.fusion_tables import (
     prediction_table,
 )
 from pipelines.modelling.performance import permuted_metrics
-from pipelines.modelling.study import Addition, StudyRun, model_card
+from pipelines.modelling.study import model_card
+from pipelines.modelling.study_contents import Addition, StudyRun
 from pipelines.modelling.study_data import StudyData, study_data
 from pipelines.modelling.validation import FoldResult, derive_seed, pool
 from services.model_serving.package import FittedModel, ModelCard
@@ -235,7 +236,8 @@ class FusionExtension:
     def _package(
         self, found: StudyRun, final: Fitted, inputs: Inputs, metrics: Mapping[str, float]
     ) -> tuple[FittedModel, ModelCard]:
-        own = {name.removeprefix(f"{FUSION}_"): value for name, value in metrics.items() if name.startswith(FUSION)}
+        start = f"{FUSION}_"
+        own = {name.removeprefix(start): round(v, 10) for name, v in metrics.items() if name.startswith(start)}
         joined = replace(
             found.data,
             columns=(*inputs.columns, *inputs.clinical_columns),
