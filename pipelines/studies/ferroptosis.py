@@ -92,6 +92,13 @@ INTENDED_USE = (
     "Research: risk score of overall survival of adult-type diffuse glioma from the expression of ferroptosis genes, "
     "on the scale of the training platform. Not for clinical decisions."
 )
+NEW_COHORTS: dict[Method, str] = {
+    "none": "New patients' values are taken as they are.",
+    "reference": "A new cohort's genes are shifted and scaled to the training mean and deviation by its own, without "
+    "follow-up; a single patient cannot be scored so.",
+    "rank": "A new patient's genes are ranked within the sample.",
+}
+"""What the model card says of new patients, by how they are harmonised."""
 _LEAST_DIFFERENTIAL = 2
 
 
@@ -234,13 +241,17 @@ def run(
         for name, cohort in others.items()
     }
     collections = read_collections(chosen.gene_sets, candidates.genes)
-    plan = SurvivalPlan(NAME, VERSION, INTENDED_USE, recipe, chosen, prepared.scale.scale)
+    intended_use = f"{INTENDED_USE} {NEW_COHORTS[chosen.harmonise]}"
+    plan = SurvivalPlan(NAME, VERSION, intended_use, recipe, chosen, prepared.scale.scale)
     result = run_survival_study(plan, prepared.data, judged, seed=seed, progress=progress)
     flow = result.flow | {
         "candidates": candidates.statement,
         "low_expression_filter": _filter_applies(prepared, chosen)[1],
         **prepared.statement,
         "harmonise": chosen.harmonise,
+        "gene_columns_merged": {
+            cohort.name: int(cohort.features.columns.duplicated().sum()) for cohort in (training, *validation.values())
+        },
     }
     tables = _tables(result, recipe, prepared, judged, [str(name) for name in own.features.columns], collections)
     judging = Judging(chosen.folds, chosen.cutoff, chosen.horizons_months, derive_seed(seed, 8))

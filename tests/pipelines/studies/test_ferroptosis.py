@@ -196,6 +196,7 @@ def test_z_scores_and_intensities_do_not_mix_without_harmonisation():
     assert "reference" in str(caught.value)
     result = ferroptosis.run(training, other, parameters=parameters(), seed=3)
     assert result.card.platform == "signed log2 of z-score of RNA-seq"
+    assert "shifted and scaled" in result.card.intended_use
     assert "not applicable" in result.flow["low_expression_filter"]
     assert result.metrics["validation_freije_c_index"] > 0.7
 
@@ -244,6 +245,17 @@ def test_a_gene_that_a_platform_lacks_is_named():
     assert applied.flow["harmonised"]["genes_missing_set_to_training_mean"] == [gene]
     with pytest.raises(InvalidValue, match="platform_genes"):
         ferroptosis.run(training, {}, parameters=parameters(platform_genes=("elsewhere",)), seed=3)
+
+
+def test_repeated_gene_columns_are_merged_and_counted():
+    cohort = make_cohort("T")
+    noise = np.random.default_rng(8).normal(0, 0.5, 120)
+    columns = [cohort.features["G00"] + noise, cohort.features["G00"] - noise]
+    twice = pd.concat([cohort.features.drop(columns="G00"), *columns], axis="columns")
+    first = ferroptosis.run(replace(cohort, features=twice), {}, parameters=parameters(), seed=3)
+    second = ferroptosis.run(cohort, {}, parameters=parameters(), seed=3)
+    assert first.flow["gene_columns_merged"] == {"T": 1}
+    assert first.metrics["cv_c_index"] == pytest.approx(second.metrics["cv_c_index"])
 
 
 def test_genes_of_no_list_are_said_to_be_all_genes():
