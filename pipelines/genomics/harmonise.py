@@ -34,8 +34,8 @@ LEAST_RANKED_GENES = 10
 _WORDS: tuple[tuple[Kind, str], ...] = (
     ("z-score", r"\bz[- _]?scores?\b|\bstandardi[sz]ed\b"),
     ("log2", r"\blog_?2?\b|\blog2"),
-    ("counts", r"\bcounts?\b"),
     ("linear", r"fpkm|tpm|rpkm|rsem|\blinear\b"),
+    ("counts", r"\bcounts?\b"),
 )
 
 

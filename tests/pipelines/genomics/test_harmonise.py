@@ -31,6 +31,8 @@ def table(samples: int, *, seed: int, genes: list[str] = GENES, centre: float = 
         ("log2(FPKM + 1)", "log2"),
         ("FPKM", "linear"),
         ("TPM", "linear"),
+        ("log2(RSEM normalised count + 1)", "log2"),
+        ("RSEM normalised count", "linear"),
         ("read counts", "counts"),
     ],
 )
