@@ -21,6 +21,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "segment": steps.segment,
     "extract": steps.extract,
     "study": studies.study,
+    "validate": studies.validate,
     "report": studies.report,
     "predict": studies.predict,
     "serve": operations.serve,

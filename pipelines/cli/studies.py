@@ -65,6 +65,46 @@ def study(
     console.print(f"study: model {model.model}/{model.version}", highlight=False)
 
 
+def validate(
+    model: Annotated[str, typer.Argument(help="Registered model: NAME, NAME/latest or NAME/VERSION")],
+    cohort: CohortOption = None,
+    params: ParamsOption = None,
+    features: Annotated[Path | None, typer.Option(help="Table in place of the cohort's own features")] = None,
+    participants: Annotated[Path | None, typer.Option(help="Clinical table of --features (CSV or TSV)")] = None,
+    risk_groups_of: Annotated[
+        str | None, typer.Option(help="Cohort whose ferroptosis study says who is at high risk (ferroptosis_imaging)")
+    ] = None,
+) -> None:
+    """**Validate** a registered model on another cohort: coefficients, threshold and cut-off stay as they are.
+
+    Example: `gliaflow validate ferroptosis-tcga --cohort freije`
+    """
+    from pipelines.flows.validate import validate_model
+    from pipelines.parameters import read_value
+
+    name = case_label(features.stem) if features is not None and cohort is None else cohort_name(cohort, params)
+    with progress_bar("Validating") as progress:
+        progress(0, 1, name)
+        found = validate_model(
+            model,
+            name,
+            seed=read_value(params, "seed", default=0),
+            features=features,
+            participants=participants,
+            risk_groups_of=risk_groups_of,
+        )
+        progress(1, 1, name)
+    table = Table("Figure", f"{found.model} on {found.cohort}", box=box.SIMPLE_HEAD)
+    limits = ("_low", "_high")
+    for figure, value in found.metrics.items():
+        if not figure.endswith(limits):
+            low, high = (found.metrics.get(figure + end) for end in limits)
+            shown = f"{value:.4g}" if low is None or high is None else f"{value:.3f} [{low:.3f}–{high:.3f}]"
+            table.add_row(figure, shown)
+    out.print(table)
+    console.print(f"validate: {found.model}/{found.version}, figures in {found.folder}", highlight=False)
+
+
 def print_figures(cohort: str, studies: Sequence[str] | None = None) -> None:
     """Print the figures of finished studies."""
     from pipelines.reporting.report import overview_tables

@@ -1,0 +1,169 @@
+"""Apply a registered model, unchanged, to the patients of another cohort."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from prefect import flow
+
+from pipelines.flows.study_inputs import features_of_release, features_of_store, is_released, survival_cohort
+from pipelines.modelling.applied_model import apply_to_cohort
+from pipelines.modelling.signature import high_risk, risk_scores
+from pipelines.modelling.survival_study import StudyCohort
+from pipelines.modelling.survival_validation import apply_signature
+from pipelines.studies import STUDIES, ferroptosis, study, survival_study
+from services.model_serving import registry
+from services.model_serving.package import Package
+from services.shared.errors import InvalidValue
+from services.shared.storage import Storage, open_storage
+
+HORIZONS_MONTHS = (12.0, 24.0, 36.0)
+BOOTSTRAPS = 1000
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a model is worth on a cohort.
+
+    Parameters
+    ----------
+    folder
+        Storage key of what was written: ``metrics.json``, ``flow.json``, and tables.
+    metrics
+        Flat figures, with ``_low`` and ``_high`` as 95 % limits.
+    """
+
+    study: str
+    model: str
+    version: str
+    cohort: str
+    folder: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Found:
+    metrics: Mapping[str, float]
+    tables: Mapping[str, pd.DataFrame]
+    flow: Mapping[str, object]
+
+
+@flow(name="validate", validate_parameters=False)
+def validate_model(
+    model: str,
+    cohort: str,
+    seed: int,
+    features: Path | None = None,
+    participants: Path | None = None,
+    risk_groups_of: str | None = None,
+) -> Validation:
+    """Apply a registered model, unchanged, to the patients of another cohort and write what it is worth there.
+
+    Parameters
+    ----------
+    model
+        ``NAME``, ``NAME/latest`` or ``NAME/VERSION``.
+    cohort
+        Whose features and outcome are used.
+    seed
+        Decides the resamples behind confidence limits.
+    features, participants
+        Tables in place of the cohort's own.
+    risk_groups_of
+        A cohort whose ferroptosis study says who is at high risk, for a model of that group.
+
+    Raises
+    ------
+    NotFound
+        Where there is no such model or cohort.
+    InvalidTable, InvalidValue, IdMismatch, TooFewCases
+        Where the cohort does not have what the model needs.
+    """
+    storage = open_storage()
+    entry = registry.resolve(storage, model)
+    package = registry.load(storage, entry)
+    name = package.description.study
+    if name not in STUDIES:
+        raise InvalidValue(
+            "the model comes from no study of this version", field=model, expected=", ".join(STUDIES), got=name
+        )
+    if package.description.kind == "cox":
+        given = survival_cohort(
+            storage, cohort, survival_study(name).MATRIX, features=features, participants=participants
+        )
+        found = _judge_signature(name, package, given, seed)
+    else:
+        found = _judge_classifier(storage, cohort, package, seed, features, participants, risk_groups_of)
+    folder = f"validations/{cohort}/{entry.model}/{entry.version}"
+    for table, rows in found.tables.items():
+        text = rows.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+        storage.write_text(f"{folder}/{table}.csv", text)
+    for file, content in (("flow", found.flow), ("metrics", found.metrics)):
+        storage.write_text(f"{folder}/{file}.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    return Validation(name, entry.model, entry.version, cohort, folder, dict(found.metrics))
+
+
+def _judge_signature(name: str, package: Package, cohort: StudyCohort, seed: int) -> _Found:
+    if name == ferroptosis.NAME:
+        applied = ferroptosis.apply_to_cohort(
+            package, cohort, horizons_months=HORIZONS_MONTHS, bootstraps=BOOTSTRAPS, seed=seed
+        )
+        figures, predictions, facts = applied.figures, applied.predictions, applied.flow
+    else:
+        known = [column for column in package.model.columns if column in cohort.features]
+        data = cohort.data(known or None)
+        figures = apply_signature(
+            package.model,
+            data,
+            horizons=HORIZONS_MONTHS,
+            bootstraps=BOOTSTRAPS,
+            seed=seed,
+            platform=package.description.platform,
+            cohort=cohort.name,
+        )
+        scores = risk_scores(package.model, data)
+        predictions = pd.DataFrame(
+            {
+                "case_id": data.ids,
+                "months": data.months,
+                "event": data.event,
+                "risk_score": scores,
+                "group": np.where(high_risk(package.model, scores), "high", "low"),
+            }
+        )
+        facts = data.flow
+    return _Found(figures.metrics, {"predictions": predictions, **figures.tables}, facts)
+
+
+def _judge_classifier(
+    storage: Storage,
+    cohort: str,
+    package: Package,
+    seed: int,
+    features: Path | None,
+    participants: Path | None,
+    risk_groups_of: str | None,
+) -> _Found:
+    module = study(package.description.study)
+    if features is not None or is_released(storage, cohort):
+        given = features_of_release(
+            storage, cohort, module, features=features, participants=participants, risk_groups_of=risk_groups_of
+        )
+    else:
+        given = features_of_store(storage, cohort, package.description.study, module)
+    figures = apply_to_cohort(
+        package,
+        given.features,
+        given.labels,
+        clinical=given.clinical,
+        excluded=given.excluded,
+        bootstraps=BOOTSTRAPS,
+        seed=seed,
+    )
+    tables = {"predictions": figures.predictions, "roc": figures.roc, "calibration": figures.calibration}
+    return _Found(figures.metrics, tables, figures.flow)
