@@ -30,6 +30,7 @@ from pipelines.modelling.fusion_tables import (
     Predictions,
     calibration_table,
     classifier_table,
+    coefficient_table,
     correlation_table,
     decision_table,
     delong_table,
@@ -143,6 +144,7 @@ class FusionExtension:
             parts[f"validation_{name}"], flow[name] = self._apply(cohort, final, data)
         performance = performance_rows(parts, resamples=parameters.bootstraps, seed=derive_seed(found.seed, 5))
         metrics = _metrics(performance)
+        metrics |= {f"{name}_cutoff": final.fits[name].model.threshold for name in HEADLINES if name in final.fits}
         shuffled = pd.DataFrame(
             [
                 row
@@ -165,6 +167,7 @@ class FusionExtension:
             "model_calibration": calibration_table({name: held_out[name] for name in HEADLINES if name in held_out}),
             "decision_curves": decision_table(data.outcome, held_out),
             "clinical_impact": impact_table(held_out[FUSION if FUSION in held_out else IMAGING]),
+            "coefficients": coefficient_table(final),
             "correlation": correlation_table(final, inputs),
             "permuted_models": shuffled,
         }

@@ -128,6 +128,35 @@ def classifier_table(outcome: Outcome, final: Fitted) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def coefficient_table(final: Fitted) -> pd.DataFrame:
+    """Return the regressions behind the imaging score, the clinical model and the fusion, one row a term.
+
+    Log-odds = intercept + Σ coefficient · (value − mean) / scale; a missing value counts as ``median``. The fusion's
+    terms are the imaging score and the clinical variables.
+    """
+    clinical = final.fits.get(CLINICAL)
+    models = {IMAGING: final.fits[IMAGING].model, CLINICAL: clinical and clinical.model, FUSION: final.fusion_parts}
+    tables = []
+    for name, model in models.items():
+        if model is None or not isinstance(model.classifier, LogisticClassifier):
+            continue
+        coefficients = model.classifier.coefficients
+        terms = pd.DataFrame(
+            {
+                "term": model.columns,
+                "median": model.medians,
+                "mean": model.means,
+                "scale": model.scales,
+                "coefficient": coefficients,
+                "odds_ratio_per_sd": np.exp(coefficients),
+            }
+        )
+        intercept = pd.DataFrame({"term": ["(intercept)"], "coefficient": [model.classifier.intercept]})
+        tables.append(pd.concat([intercept, terms], ignore_index=True).assign(model=name))
+    columns = ["model", "term", "coefficient", "odds_ratio_per_sd", "median", "mean", "scale"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
 def delong_table(outcome: Outcome, held_out: Mapping[str, Predictions]) -> pd.DataFrame:
     """Return DeLong's test of each pair of models on the same out-of-fold patients, as a square of p-values.
 

@@ -75,7 +75,7 @@ def bootstrap_limits(outcome: Outcome, scores: Array, *, resamples: int, seed: i
 
 def calibration_points(outcome: Outcome, chance: Array) -> pd.DataFrame:
     """Return mean predicted and observed frequency (with Wilson's 95 % limits) in groups of similar probability."""
-    groups = 10 if len(outcome) >= 100 else 5
+    groups = 10 if len(outcome) >= 100 else min(5, len(outcome))
     rows = []
     for number, members in enumerate(np.array_split(np.argsort(chance, kind="stable"), groups), start=1):
         n, observed = len(members), float(outcome[members].mean())

@@ -198,6 +198,27 @@ def test_tables_fit_together(planted):
     assert set(tables["model_calibration"]["model"]) == {"imaging", "clinical", "fusion"}
 
 
+def test_the_printed_coefficients_are_those_of_the_fusion(planted):
+    features, _, clinical, _, result = planted
+    model, _ = result.packages["fusion"]
+    table = result.more_tables["coefficients"].set_index(["model", "term"])
+
+    def log_odds(name: str, values: dict[str, float]) -> float:
+        rows = table.loc[name]
+        terms = rows.drop(index="(intercept)")
+        z = (pd.Series(values)[terms.index] - terms["mean"]) / terms["scale"]
+        return float(rows.loc["(intercept)", "coefficient"] + (terms["coefficient"] * z).sum())
+
+    case = features.index[7]
+    clinic = {"age_years": clinical.loc[case, "age_years"], "sex_male": 1.0, "grade": 2.0}
+    score = log_odds("imaging", features.loc[case].to_dict())
+    told = log_odds("fusion", {"imaging_score": score, **clinic})
+    values = pd.Series({**features.loc[case], **clinic})[list(model.columns)].to_numpy(float)[None]
+    assert 1 / (1 + np.exp(-told)) == pytest.approx(probabilities(model, values)[0], abs=1e-12)
+    assert 0 < result.metrics["imaging_cutoff"] < 1
+    assert result.metrics["fusion_cutoff"] == pytest.approx(model.threshold)
+
+
 def test_without_clinical_variables_there_is_no_fusion_and_the_tables_say_why():
     features, labels, clinical = make(edema=1.0)
     reasons = {}
