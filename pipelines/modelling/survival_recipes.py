@@ -238,6 +238,8 @@ class SequenceForestCox:
         """Return the columns that tests and forest leave."""
         tests = compare_groups(z, outcome, alpha=self.alpha)
         kept, _ = keep_significant(tests.t_test, alpha=self.alpha, at_least=min(self.picks, z.shape[1]))
+        if len(kept) <= self.picks:
+            return kept
         importance = forest_importance(z[:, kept], outcome, trees=self.trees, seed=seed)
         return np.asarray(kept[most_important(importance, count=self.picks)])
 

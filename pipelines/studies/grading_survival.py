@@ -48,7 +48,7 @@ class Parameters(SurvivalStudyParameters):
 
     horizons_months: tuple[float, ...] = Field((12, 36, 60), min_length=1, description="Months of calibration")
     cutoff: CutoffRule = Field("x_tile", description="Rule of the cut-off between low and high risk")
-    repeats: int = Field(3, ge=1, le=100, description="Times that the outer cross-validation is repeated")
+    repeats: int = Field(2, ge=1, le=100, description="Times that the outer cross-validation is repeated")
     permutations: int = Field(5, ge=0, le=1000, description="Runs of the cross-validation with shuffled follow-up")
     bootstraps: int = Field(500, ge=0, le=100_000, description="Resamples of patients behind confidence limits")
     max_missing: float = Field(0.2, ge=0, lt=1, description="Largest share of missing values of a usable feature")
