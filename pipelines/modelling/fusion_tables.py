@@ -134,11 +134,12 @@ def coefficient_table(final: Fitted) -> pd.DataFrame:
     Log-odds = intercept + Σ coefficient · (value − mean) / scale; a missing value counts as ``median``. The fusion's
     terms are the imaging score and the clinical variables.
     """
-    clinical = final.fits.get(CLINICAL)
-    models = {IMAGING: final.fits[IMAGING].model, CLINICAL: clinical and clinical.model, FUSION: final.fusion_parts}
+    models = {name: final.fits[name].model for name in (IMAGING, CLINICAL) if name in final.fits}
+    if final.fusion_parts is not None:
+        models[FUSION] = final.fusion_parts
     tables = []
     for name, model in models.items():
-        if model is None or not isinstance(model.classifier, LogisticClassifier):
+        if not isinstance(model.classifier, LogisticClassifier):
             continue
         coefficients = model.classifier.coefficients
         terms = pd.DataFrame(
