@@ -218,8 +218,9 @@ DIFFERENCES: Mapping[str, str] = {
         "Only patients with both published radiomics and expression can be studied: fewer than the paper's 122."
     ),
     "diffusion-upenn": (
-        "Every patient has glioblastoma and died: there is no censoring, and neither grade nor IDH can tell patients "
-        "apart. Radiomics of enhancing tumour on published diffusion maps, without the maps themselves."
+        "Every patient has glioblastoma, nearly all of IDH wild type, and all but a few died: neither grade nor IDH "
+        "can tell patients apart. Radiomics of oedema, enhancing tumour and necrosis on diffusion maps, as published, "
+        "without the maps themselves."
     ),
     "grading-bakas": (
         "Glioblastoma against lower-grade glioma of TCGA with published radiomics of expert outlines; no image, so no "

@@ -148,6 +148,27 @@ def test_internal_and_other_patients_are_not_seen():
     assert first.metrics["validation_internal_c_index"] != second.metrics["validation_internal_c_index"]
 
 
+def test_all_patients_can_train_where_another_cohort_validates():
+    quick = QUICK.model_copy(
+        update={
+            "permutations": 0,
+            "bootstraps": 0,
+            "internal_share": 0.0,
+            "tuning_share": 0.0,
+            "compare_structural": False,
+        }
+    )
+    other = make_cohort(effect=1.0, seed=5, patients=60)
+    without_idh = replace(other, clinical=other.clinical.drop(columns="idh"))
+    result = run(make_cohort(effect=1.0, patients=120), {"elsewhere": without_idh}, parameters=quick, seed=3)
+    assert result.metrics["train_patients"] == 120
+    assert "validation_internal_c_index" not in result.metrics
+    assert result.metrics["validation_elsewhere_c_index"] > 0.6
+    assert result.tables["candidates"]["chosen"].tolist() == [True, False]
+    assert "validation_elsewhere" in result.flow["clinical_factors"]["undefined"]
+    assert "elsewhere" in result.flow["nomogram"]["cohorts_left_out"]
+
+
 def test_order_of_rows_and_columns_changes_nothing():
     cohort = make_cohort(effect=1.0, patients=120)
     quick = QUICK.model_copy(update={"permutations": 0, "bootstraps": 0, "compare_structural": False})
