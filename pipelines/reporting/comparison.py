@@ -16,7 +16,7 @@ from services.model_serving.package import Estimate
 
 
 def paper_table(study: StudyOutputs) -> Table | None:
-    """Return the paper's figures, each followed by ours of the same kind; None where the study follows no paper."""
+    """Return our figures, each followed by the paper's of the same kind; None where the study follows no paper."""
     paper = study.paper
     if paper is None:
         return None
@@ -24,13 +24,13 @@ def paper_table(study: StudyOutputs) -> Table | None:
     ours: list[int] = []
     for figure in dict.fromkeys(published.figure for published in paper.figures):
         label = FIGURES.get(figure, figure)
+        for where, estimate in our_figures(study, figure):
+            ours.append(len(rows))
+            rows.append((label, "here", where, format_estimate(estimate)))
         for published in paper.figures:
             if published.figure == figure:
                 value = Estimate(value=published.value, low=published.low, high=published.high)
                 rows.append((label, "paper", published.where, format_estimate(value)))
-        for where, estimate in our_figures(study, figure):
-            ours.append(len(rows))
-            rows.append((label, "here", where, format_estimate(estimate)))
     caption = f"Beside the paper: {paper.source}"
     return Table(
         caption, ("Figure", "Whose", "Model and patients", "Value"), tuple(rows), numeric=(3,), flagged=tuple(ours)

@@ -21,6 +21,7 @@ from pipelines.reporting.picture import (
     PAPER,
     RED,
     Picture,
+    abbreviate,
     draw,
     in_house_style,
     new_figure,
@@ -171,7 +172,7 @@ def draw_comparison(
     measure
         What the figures are; 0.5 is chance.
     """
-    figure, axes = new_figure(4.2, 0.9 + 0.5 * len(rows))
+    figure, axes = new_figure(4.6, 0.9 + (0.5 if len(rows) < 6 else 0.42) * len(rows))
     for position, (kind, _, estimate, runs) in enumerate(rows):
         marker, colour = _MARKERS[kind]
         if estimate.low is not None and estimate.high is not None:
@@ -181,7 +182,7 @@ def draw_comparison(
         size = 11 if marker == "*" else 7
         axes.plot(estimate.value, position, marker, color=colour, markersize=size, markeredgewidth=0)
     axes.axvline(0.5, color=MUTED, linewidth=1, linestyle="--")
-    axes.set_yticks(range(len(rows)), [textwrap.fill(label, 22) for _, label, _, _ in rows])
+    axes.set_yticks(range(len(rows)), [textwrap.fill(label, 26) for _, label, _, _ in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     lowest = min([e.value if e.low is None else e.low for _, _, e, _ in rows] + [0.45])
     lowest = min([lowest, *(float(runs.min()) for *_, runs in rows if runs is not None and runs.size)])
@@ -206,7 +207,7 @@ def draw_features(name: str, *, names: Sequence[str], weights: FloatArray, kept:
     colours = [BLUE if weights[i] >= 0 else ORANGE for i in order]
     axes.barh(np.arange(len(names)), weights[order], color=colours, height=0.6)
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.set_yticks(range(len(names)), [f"{names[i]}  {kept[i]:.0%}" for i in order])
+    axes.set_yticks(range(len(names)), [f"{abbreviate(names[i], 44)}  {kept[i]:.0%}" for i in order])
     axes.set_xlabel(weight, x=1.0, ha="right")
     axes.grid(visible=False, axis="y")
     axes.set_title("Features of the final model")

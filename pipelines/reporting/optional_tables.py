@@ -28,7 +28,8 @@ from pipelines.reporting.selection_figures import (
 )
 from pipelines.reporting.sources import StudyOutputs
 from pipelines.reporting.survival_figures import draw_decision_curves, draw_survival_calibration, part_name
-from pipelines.reporting.tables import Table, format_number
+from pipelines.reporting.tables import Table, format_estimate, format_number
+from services.model_serving.package import Estimate
 from services.survival_analytics.nomogram import CovariateAxis, Nomogram, OutcomeAxis
 from services.survival_analytics.plots import plot_nomogram
 from services.survival_analytics.ticks import pretty_ticks
@@ -83,7 +84,7 @@ _NOT_PRINTED = frozenset(
         *("predictions", "folds", "roc", "calibration", "permuted", "comparison", "features", "survival_curves"),
         *("time_dependent_auc", "decision_curves", "path", "heat_map", "score_distribution", "correlation"),
         *("differential", "screening", "clinical_impact", "pathways", "venn", "nomogram_calibration"),
-        *("model_calibration", "permuted_models", "classifiers"),
+        *("model_calibration", "permuted_models", "classifiers", "nomogram_points"),
     }
 )
 """Tables that are drawn, or printed elsewhere."""
@@ -95,7 +96,14 @@ _CAPTIONS = {
     "delong": "DeLong's test between models: p",
     "enrichment": "Over-represented gene sets",
     "correlations": "Pathway scores against the risk score (Pearson)",
-    "nomogram": "Multivariable Cox models of both nomograms",
+    "nomogram": "Models of the nomograms",
+    "multivariable": "Uni- and multivariable Cox models",
+    "adjusted": "The score adjusted for clinical columns",
+    "candidates": "Candidates compared in the tuning patients",
+    "feature_sets": "Sets of features compared",
+    "parts": "Patients by part",
+    "harmonisation": "Ways to bring other cohorts to the training scale",
+    "context": "What else tells survival, and what the score adds",
 }
 
 
@@ -139,12 +147,49 @@ def optional_tables(study: StudyOutputs) -> tuple[Table, ...]:
 def printed_table(caption: str, frame: pd.DataFrame) -> Table:
     """Return a data frame as a table of text; a long one is cut, and says so."""
     frame = frame.drop(columns=[column for column in ("names", "genes_of_set") if column in frame])
-    shown = frame.head(SHOWN_ROWS)
-    numeric = tuple(i for i, column in enumerate(shown) if pd.api.types.is_numeric_dtype(shown[column]))
+    shown = _with_limits(frame.head(SHOWN_ROWS))
+    if "part" in shown:
+        shown = shown.assign(part=[part_name(str(part)) for part in shown["part"]])
+    numeric = tuple(
+        i
+        for i, column in enumerate(shown)
+        if pd.api.types.is_numeric_dtype(shown[column])
+        or shown[column].map(lambda v: v is None or isinstance(v, Estimate)).all()
+    )
     headers = tuple(_header(str(column)) for column in shown)
     rows = tuple(tuple(_cell(value) for value in row) for row in shown.itertuples(index=False))
     more = f" (the first {len(shown)} of {len(frame)} rows)" if len(frame) > len(shown) else ""
     return Table(caption + more, headers, rows, numeric=tuple(i for i in numeric if i))
+
+
+def _with_limits(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose figures stand with their limits in one column: ``auc``, ``auc_low``, ``auc_high``.
+
+    Plain ``low`` and ``high`` belong to the column before them.
+    """
+    columns = [str(column) for column in frame]
+    merged = frame.copy()
+    for position, column in enumerate(columns):
+        ends = (f"{column}_low", f"{column}_high")
+        if columns[position + 1 : position + 3] == ["low", "high"]:
+            ends = ("low", "high")
+        if not all(end in merged for end in ends) or not pd.api.types.is_numeric_dtype(frame[column]):
+            continue
+        values = frame[[column, *ends]].astype(float).itertuples(index=False)
+        merged[column] = pd.Series([_estimate(*row) for row in values], index=frame.index, dtype=object)
+        merged = merged.drop(columns=list(ends))
+    return merged
+
+
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) or all(v is None or isinstance(v, Estimate) for v in column)
+
+
+def _estimate(value: float, low: float, high: float) -> Estimate | None:
+    if not np.isfinite(value):
+        return None
+    limits = (low, high) if np.isfinite(low) and np.isfinite(high) else (None, None)
+    return Estimate(value=value, low=limits[0], high=limits[1])
 
 
 def _header(column: str) -> str:
@@ -153,6 +198,8 @@ def _header(column: str) -> str:
 
 
 def _cell(value: object) -> str:
+    if value is None or isinstance(value, Estimate):
+        return format_estimate(value).replace(" [", "\n[")
     if isinstance(value, str):
         return value if len(value) <= 160 else f"{value[:157]}…"
     if isinstance(value, bool | np.bool_):

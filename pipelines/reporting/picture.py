@@ -71,6 +71,14 @@ class Picture:
     name: str = ""
 
 
+def abbreviate(name: str, width: int) -> str:
+    """Return a name of at most ``width`` characters, cut in its middle: names of features differ at their ends."""
+    if len(name) <= width:
+        return name
+    tail = (width - 1) * 3 // 5
+    return f"{name[: width - 1 - tail]}…{name[-tail:]}"
+
+
 def new_figure(width_in: float = 4.2, height_in: float = 3.4) -> tuple[Figure, Axes]:
     """Return a figure free of pyplot's state, and its axes; to be called from a function in the house style."""
     figure = Figure(figsize=(width_in, height_in), layout="constrained")

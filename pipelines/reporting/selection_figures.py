@@ -22,6 +22,7 @@ from pipelines.reporting.picture import (
     PURPLE,
     RED,
     Picture,
+    abbreviate,
     draw,
     in_house_style,
     new_figure,
@@ -162,7 +163,7 @@ def draw_path(name: str, table: pd.DataFrame) -> Picture:
             linewidth=1.4 if shown else 0.6,
             linestyle=("-", "--", ":")[position // len(palette) % 3] if shown else "-",
             alpha=1.0 if shown else 0.5,
-            label=textwrap.shorten(columns[j].removeprefix("coefficient_"), 32, placeholder="…") if shown else None,
+            label=abbreviate(columns[j].removeprefix("coefficient_"), 40) if shown else None,
         )
     axes.axvline(penalty[chosen], color=INK, linewidth=1, linestyle="--")
     axes.axhline(0, color=MUTED, linewidth=0.8)
@@ -282,7 +283,7 @@ def draw_correlation_matrix(name: str, table: pd.DataFrame) -> Picture:
     size = min(6.6, 2.6 + 0.2 * len(labels))
     figure, axes = new_figure(size + 0.8, size)
     image = axes.imshow(values, cmap=_DIVERGING, vmin=-1, vmax=1)
-    short = [textwrap.shorten(label.replace("_", " "), 30, placeholder="…") for label in labels]
+    short = [abbreviate(label.replace("_", " "), 34) for label in labels]
     axes.set_yticks(range(len(short)), short, fontsize=6.5)
     axes.set_xticks(range(len(short)), [str(i + 1) for i in range(len(short))], fontsize=6.5)
     axes.set_yticklabels([f"{label}  {i + 1}" for i, label in enumerate(short)])
@@ -336,7 +337,7 @@ def draw_ratios(name: str, table: pd.DataFrame, *, label: str, title: str, key: 
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    names = [textwrap.shorten(str(v).replace("_", " "), 34, placeholder="…") for v in shown.iloc[:, 0]]
+    names = [abbreviate(str(v).replace("_", " "), 40) for v in shown.iloc[:, 0]]
     axes.set_yticks(rows, names, fontsize=7.5)
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set_xlabel(label)

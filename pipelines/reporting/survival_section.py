@@ -91,7 +91,7 @@ def judge_survival(study: StudyOutputs, phantom: Phantom | None) -> str:
     if permuted is None or permuted.low is None or permuted.high is None:
         return text + ". No run with permuted follow-up was made."
     if permuted.low > 0.5:
-        return text + ". With permuted follow-up the interval lies above 0.5 too: something leaks."
+        return text + ". With permuted follow-up the interval lies above 0.5 too: something leaks, or it is chance."
     if permuted.high < 0.5:
         return text + ". With permuted follow-up the interval lies below 0.5, which small folds tend to cause."
     return text + ". With permuted follow-up the interval covers 0.5, so the procedure itself invents nothing."
@@ -152,11 +152,15 @@ def _comparison(study: StudyOutputs) -> Picture:
         table = study.tables.get("permuted")
         runs = table["c_index"].to_numpy(np.float64) if table is not None and "c_index" in table else None
         rows.append(("permuted", part_name("permuted"), permuted, runs))
-    for published in study.paper.figures if study.paper is not None else ():
-        if published.figure in ("c_index", "nomogram_c_index_integrated"):
+    papers = study.paper.figures if study.paper is not None else ()
+    for figure in ("c_index", "nomogram_c_index_integrated"):
+        found = [published for published in papers if published.figure == figure]
+        for published in found:
+            kind = "" if figure == "c_index" else "integrated nomogram, "
             value = Estimate(value=published.value, low=published.low, high=published.high)
-            kind = "" if published.figure == "c_index" else f"{FIGURES[published.figure].removeprefix('C-index, ')}, "
             rows.append(("published", f"paper: {kind}{published.where}", value, None))
+        if found:
+            break
     return draw_comparison(study.name, rows, measure="C-index")
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from pipelines.reporting.model_figures import draw_delong, draw_models, performance_table
-from pipelines.reporting.picture import standalone_svg
+from pipelines.reporting.optional_tables import printed_table
+from pipelines.reporting.picture import abbreviate, standalone_svg
 from pipelines.reporting.selection_figures import (
     draw_correlation_matrix,
     draw_enrichment,
@@ -156,3 +157,38 @@ def test_parts_have_names_in_words() -> None:
         "tuning",
         "validation cgga 693",
     ]
+
+
+def test_limits_stand_with_their_figure_in_a_printed_table() -> None:
+    frame = pd.DataFrame(
+        {
+            "part": ["cv", "train"],
+            "auc_12": [0.8, np.nan],
+            "auc_12_low": [0.7, np.nan],
+            "auc_12_high": [0.9, np.nan],
+            "hazard_ratio": [2.0, 1.5],
+            "low": [1.5, np.nan],
+            "high": [2.5, 3.0],
+        }
+    )
+    table = printed_table("Caption", frame)
+    assert table.headers == ("Part", "Auc 12", "Hazard ratio")
+    assert table.rows == (
+        ("out of fold", "0.800\n[0.700–0.900]", "2.000\n[1.500–2.500]"),
+        ("training, apparent", "–", "1.500"),
+    )
+    assert table.numeric == (1, 2)
+
+
+def test_a_long_table_is_cut_and_says_so() -> None:
+    table = printed_table("Caption", pd.DataFrame({"a": range(100)}))
+    assert len(table.rows) == 60
+    assert table.caption == "Caption (the first 60 of 100 rows)"
+
+
+def test_names_are_cut_in_their_middle() -> None:
+    assert abbreviate("short", 10) == "short"
+    name = abbreviate("DTI_AD_ET_Histogram_Bins-16_RobustMeanAbsoluteDeviation", 20)
+    assert len(name) == 20
+    assert name.startswith("DTI_AD")
+    assert name.endswith("Deviation")
