@@ -12,7 +12,7 @@ setup: ## Install gliaflow and its pinned dependencies into .venv
 demo: setup ## Simulate a cohort and run the whole main job on it
 	@$(BIN)/gliaflow demo
 
-results: setup ## After the demo: run the real input too and write the figures into README.md
+results: setup ## Run every real experiment of GLIAFLOW_REAL_DATA: RESULTS.md, and the table in README.md
 	@$(BIN)/python -m tests.benchmarks results
 
 repro: setup ## Run the same stages through DVC; a second time nothing runs
