@@ -54,7 +54,9 @@ def our_figures(study: StudyOutputs, figure: str) -> Iterator[tuple[str, Estimat
             yield part_name(part), estimate
         for name in study.metrics:
             timed = re.fullmatch(rf"{re.escape(part)}_{re.escape(figure)}_(\d+(?:\.\d+)?)", name)
-            if timed and figure not in ("auc", "c_index") and (found := study.estimate(name)) is not None:
+            if not timed or figure == "auc" or float(timed[1]) % 12:  # whole years, as papers tell them
+                continue
+            if (found := study.estimate(name)) is not None:
                 yield f"{part_name(part)}, {timed[1]} months", found
 
 

@@ -72,6 +72,10 @@ def horizons_of(study: StudyOutputs) -> list[float]:
     return sorted({float(match[1]) for match in found if match})
 
 
+_SEEN = ("train", "cv", "tuning", "validation_tuning")
+"""Groups of patients that the model was fitted to or chosen by."""
+
+
 def judge_survival(study: StudyOutputs, phantom: Phantom | None) -> str:
     """Return in a sentence whether the score orders survival, and whether the procedure invents."""
     told, unseen = study.estimate("cv_c_index"), "out of fold"
@@ -84,7 +88,7 @@ def judge_survival(study: StudyOutputs, phantom: Phantom | None) -> str:
         text += ", though no effect was planted" if above else ", as it must be where no effect was planted"
     for part in study.parts:
         other = study.estimate(f"{part}_c_index")
-        if part not in ("train", "cv") and other is not None:
+        if part not in _SEEN and other is not None:
             holds = other.low is not None and other.low > 0.5
             text += f"; in {part_name(part)} {format_estimate(other)}, which {'holds' if holds else 'does not hold'}"
     permuted = study.estimate("permuted_c_index")
@@ -228,7 +232,8 @@ def _figure_names(study: StudyOutputs) -> list[str]:
     for part in study.parts:
         named |= dict.fromkeys(name.removeprefix(f"{part}_") for name in study.metrics if name.startswith(f"{part}_"))
     limits = {f"{name}{end}" for name in named for end in ("_low", "_high")}
-    return [name for name in named if name not in limits]
+    kept = [name for name in named if name not in limits]
+    return sorted(kept, key=lambda name: re.sub(r"\d+", lambda digits: digits[0].zfill(6), name))
 
 
 def _by_part(study: StudyOutputs, names: Sequence[str], caption: str) -> Table:
@@ -249,6 +254,8 @@ def figure_name(name: str) -> str:
     """Return what a figure is called on a page: ``brier_12`` is the Brier score at 12 months."""
     if name in FIGURES:
         return FIGURES[name]
+    if name in ("nomogram_patients", "nomogram_deaths"):
+        return f"{name.removeprefix('nomogram_').capitalize()} with every clinical column"
     name = name.removeprefix("nomogram_")
     timed = re.fullmatch(r"(.+?)_(\d+(?:\.\d+)?)(?:_(null|clinical|integrated))?", name)
     if timed is None:
