@@ -12,17 +12,34 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from pipelines.modelling.nomograms import with_nomograms
 from pipelines.modelling.outputs import write_study
+from pipelines.modelling.signature import CoxLasso
+from pipelines.modelling.study import StudyResult
+from pipelines.modelling.survival_data import survival_data
+from pipelines.modelling.survival_study import (
+    SurvivalPlan,
+    SurvivalStudyParameters,
+    SurvivalStudyResult,
+    run_survival_study,
+)
 from pipelines.reporting.report import write_report
 from pipelines.studies import atrx
 from services.shared.storage import Storage
+from services.survival_analytics.simulated_patients import simulate_patients
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no browser: apt-get install chromium")
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["classification", "survival"])
+def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    storage = Storage(tmp_path_factory.mktemp("workspace"))
+    write_study(storage, "table", classification() if request.param == "classification" else survival())
+    return Path(write_report(storage, "table").url)
+
+
+def classification() -> StudyResult:
     rng = np.random.default_rng(0)
     outcome = np.arange(30) % 2
     ids = pd.Index([f"case{i:02d}" for i in range(30)], name="case_id")
@@ -30,9 +47,21 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     features = pd.DataFrame(rng.normal(size=(30, 12)) + outcome[:, None], index=ids, columns=columns)
     labels = pd.Series([atrx.CLASSES[y] for y in outcome], index=ids)
     parameters = atrx.Parameters(folds=3, inner_folds=3, permutations=2, lasso_folds=3, trees=10)
-    storage = Storage(tmp_path_factory.mktemp("workspace"))
-    write_study(storage, "table", atrx.run(features, labels, parameters=parameters))
-    return Path(write_report(storage, "table").url)
+    return atrx.run(features, labels, parameters=parameters)
+
+
+def survival() -> SurvivalStudyResult:
+    people = simulate_patients(80, seed=1)
+    ids = pd.Index([f"case{i:02d}" for i in range(80)], name="case_id")
+    names = [f"DTI_AD_ET_Histogram_Bins-16_RobustMeanAbsoluteDeviation{i}" for i in range(10)]
+    values = np.random.default_rng(0).normal(size=(80, 10)) + people[["signature"]].to_numpy()
+    follow = pd.DataFrame({"os_months": people["months"].to_numpy(), "event": people["died"].to_numpy()}, index=ids)
+    follow["age_years"] = people["age"].to_numpy()
+    data = survival_data(pd.DataFrame(values, index=ids, columns=names), follow)
+    parameters = SurvivalStudyParameters(folds=3, permutations=2, bootstraps=10)
+    plan = SurvivalPlan("diffusion", "1", "Research.", CoxLasso(), parameters, "z-score")
+    result = run_survival_study(plan, data, {"elsewhere": data}, seed=1)
+    return with_nomograms(result, data, {"elsewhere": data}, clinical_columns=("age_years",), seed=1)
 
 
 def browse(page: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
