@@ -70,6 +70,7 @@ def run_study(
     """
     storage = open_storage()
     released = features is not None or is_released(storage, cohort)
+    beside: tuple[str, ...] = ()
     if kind_of(name) == "survival":
         survival = survival_study(name)
         result = survival.run(
@@ -102,22 +103,23 @@ def run_study(
             if released
             else features_of_store(storage, cohort, name, module)
         )
-        write_study(
-            storage,
-            cohort,
-            module.run(
-                given.features,
-                given.labels,
-                clinical=given.clinical,
-                parameters=StudyParameters.model_validate(parameters),
-                seed=seed,
-                excluded=given.excluded,
-                progress=progress,
-            ),
+        found = module.run(
+            given.features,
+            given.labels,
+            clinical=given.clinical,
+            parameters=StudyParameters.model_validate(parameters),
+            seed=seed,
+            excluded=given.excluded,
+            progress=progress,
         )
+        write_study(storage, cohort, found)
+        beside = tuple(sorted(found.packages))
     # A model of tables must not become the champion of the images' model of the same name.
     model = f"{name}-{cohort}" if released or kind_of(name) == "survival" else name
-    return _register(RegisterRequest(folder=f"{study_folder(cohort, name)}/model", model=model))
+    folder = study_folder(cohort, name)
+    for part in beside:
+        _register(RegisterRequest(folder=f"{folder}/{part}", model=f"{model}-{part}"))
+    return _register(RegisterRequest(folder=f"{folder}/model", model=model))
 
 
 @task(name="register model", cache_policy=NO_CACHE, persist_result=False)

@@ -64,6 +64,7 @@ class Parameters(StudyParameters):
     population: Population = Field(
         "all", description="Who is studied: all, idh_mutant, or without 1p/19q codeletion too"
     )
+    grades: Literal["all", "lower"] = Field("all", description="Whether WHO grade 4 is left out (lower)")
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,38 @@ def outside_population(population: Population, clinical: pd.DataFrame | None, id
     return reasons
 
 
+def outside_grades(clinical: pd.DataFrame | None, ids: pd.Index) -> dict[str, str]:
+    """Return the reason by ``case_id`` of patients of WHO grade 4, or whose grade is not known.
+
+    Parameters
+    ----------
+    clinical
+        Indexed by ``case_id``, with ``grade`` (2 to 4), or else ``grade_group`` (HGG or LGG).
+
+    Raises
+    ------
+    InvalidTable
+        Where the clinical table is not there, or lacks both columns.
+    """
+    columns = [] if clinical is None else [name for name in ("grade", "grade_group") if name in clinical]
+    if clinical is None or not columns:
+        raise InvalidTable(
+            "the clinical table does not tell who is of lower grade",
+            step=NAME,
+            field="grade",
+            expected="a clinical column grade or grade_group",
+            got="no clinical table" if clinical is None else ", ".join(map(str, clinical.columns[:12])),
+            remedy="give the clinical table, or study all grades",
+        )
+    table = clinical[columns].set_axis(clinical.index.astype(str)).reindex(ids.astype(str))
+    number = pd.to_numeric(table["grade"], errors="coerce") if "grade" in table else pd.Series(np.nan, table.index)
+    group = table["grade_group"] if "grade_group" in table else pd.Series(None, table.index, dtype=object)
+    high = (number == 4) | (group == "HGG")
+    lower = number.isin([2, 3]) | (group == "LGG")
+    reasons = {str(case): "WHO grade 4" for case in table.index[high]}
+    return reasons | {str(case): "grade unknown" for case in table.index[~high & ~lower]}
+
+
 def run(
     features: pd.DataFrame,
     labels: pd.Series,
@@ -190,13 +223,15 @@ def run(
     cohorts = {
         name: replace(
             cohort,
-            excluded={
-                **outside_population(chosen.population, cohort.clinical, cohort.features.index),
-                **cohort.excluded,
-            },
+            excluded={**_outside(chosen, cohort.clinical, cohort.features.index), **cohort.excluded},
         )
         for name, cohort in sorted((validation or {}).items())
     }
     extension = FusionExtension(clinical, chosen.c, FUSION_USE, cohorts)
-    left_out = {**outside_population(chosen.population, clinical, features.index), **(excluded or {})}
+    left_out = {**_outside(chosen, clinical, features.index), **(excluded or {})}
     return run_study(plan, features, labels, seed=seed, excluded=left_out, extension=extension, progress=progress)
+
+
+def _outside(chosen: Parameters, clinical: pd.DataFrame | None, ids: pd.Index) -> dict[str, str]:
+    outside = outside_population(chosen.population, clinical, ids)
+    return outside if chosen.grades == "all" else {**outside, **outside_grades(clinical, ids)}

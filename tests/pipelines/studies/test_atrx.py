@@ -288,3 +288,16 @@ def test_progress_ends_at_its_total():
     )
     assert [tick[0] for tick in ticks] == list(range(1, len(ticks) + 1))
     assert ticks[-1][0] == ticks[-1][1] == 3 * 2 + 1 + 2 * (3 * 2 + 1)
+
+
+def test_lower_grades_alone_can_be_studied() -> None:
+    ids = pd.Index(["A", "B", "C", "D"])
+    known = pd.DataFrame({"grade": [2, 4, None, None], "grade_group": ["LGG", "HGG", "LGG", None]}, index=ids)
+    assert atrx.outside_grades(known, ids) == {"B": "WHO grade 4", "D": "grade unknown"}
+    assert atrx.outside_grades(known[["grade"]], ids) == {
+        "B": "WHO grade 4",
+        "C": "grade unknown",
+        "D": "grade unknown",
+    }
+    with pytest.raises(InvalidTable, match="lower grade"):
+        atrx.outside_grades(known[[]], ids)
