@@ -111,7 +111,7 @@ def factor_table(
         One row a covariate: ``covariate``, ``patients``, ``deaths``, and ``univariable_`` and ``multivariable_``
         ``hazard_ratio``, ``low``, ``high`` (95 %), ``p_value``; empty where it has left or has no finite estimate.
     """
-    frame, names = _frame(data, score, columns, categorical)
+    frame, names, _ = _frame(data, score, columns, categorical)
     single = {name: _fit(frame, [name]).get(name) for name in names}
     joint = _backward(frame, names, single, keep_p)
     rows = [
@@ -139,15 +139,23 @@ def adjusted_ratios(
     -------
     DataFrame
         ``adjusted_for``, ``patients``, ``deaths``, ``hazard_ratio`` (per standard deviation of the score in these
-        patients), ``low``, ``high``, ``p_value``.
+        patients), ``low``, ``high``, ``p_value``. A factor that does not vary in these patients is not adjusted for; a
+        sparse one has no row where fewer than five patients have it, or where it or another one does not vary among
+        those who do.
     """
     rows = []
+    usual = set(_frame(data, score, factors.known, categorical)[2])
     for columns in ((), factors.known, *((*factors.known, name) for name in factors.sparse)):
-        frame, names = _frame(data, score, columns, categorical)
+        sparse = len(columns) > len(factors.known)
+        if sparse and len(data.clinical.reindex(columns=list(columns)).dropna()) < LEAST_PATIENTS:
+            continue
+        frame, names, used = _frame(data, score, columns, categorical)
+        if sparse and set(used) != {*usual, columns[-1]}:
+            continue
         figures = _fit(frame, names).get(SCORE) or (np.nan,) * 4
         rows.append(
             {
-                "adjusted_for": ", ".join(columns) or "nothing",
+                "adjusted_for": ", ".join(used) or "nothing",
                 "patients": len(frame),
                 "deaths": int(frame["event"].sum()),
                 **dict(zip(_FIGURES, figures, strict=True)),
@@ -209,18 +217,20 @@ def with_factor_tables(
 
 def _frame(
     data: SurvivalData, score: Array, columns: Sequence[str], categorical: Sequence[str]
-) -> tuple[pd.DataFrame, list[str]]:
-    """Return covariates and follow-up of the patients that have all columns, and the covariates' names.
+) -> tuple[pd.DataFrame, list[str], tuple[str, ...]]:
+    """Return covariates and follow-up of the patients that have all columns, the covariates, and the columns used.
 
-    A column that does not vary in these patients is not there.
+    A column is not used that none of these patients has, or that does not vary among them.
     """
     design = pd.DataFrame(index=data.clinical.index)
+    used: tuple[str, ...] = ()
     if columns:
-        design = fit_coding(data.clinical, columns, categorical=categorical).encode(data.clinical)[0]
+        coding = fit_coding(data.clinical, columns, categorical=categorical)
+        design, used = coding.encode(data.clinical)[0], coding.columns
     names = [*map(str, design.columns), SCORE]
     frame = design.assign(**{SCORE: score, "months": data.months, "event": data.event}).dropna()
     frame[SCORE] /= frame[SCORE].std()
-    return frame, names
+    return frame, names, used
 
 
 Fitted = dict[str, tuple[float, ...]]

@@ -100,6 +100,18 @@ def test_score_is_adjusted_for_ill_known_factors_where_known(data):
     assert (noise["high"].iloc[:2] > 1).all()
 
 
+def test_a_factor_that_does_not_vary_here_is_not_said_to_be_adjusted_for(data):
+    clinical = data.clinical.assign(mgmt=np.where(np.arange(N) < 20, "Methylated", None))
+    clinical["kps"] = np.where(np.arange(N) == 7, 90.0, np.nan)
+    clinical.loc[clinical.index[7], "sex"] = None
+    here = survival_data(pd.DataFrame({"x": data.values[:, 0]}, index=list(data.ids)), clinical)
+    table = adjusted_ratios(
+        here, here.values[:, 0], factors=Factors(("age_years", "sex"), ("mgmt", "kps", "smoker"), {})
+    )
+    assert table["adjusted_for"].tolist() == ["nothing", "age_years, sex"]
+    assert table["patients"].tolist() == [N, N - 1]
+
+
 def test_a_level_without_deaths_has_no_estimate(data):
     rare = data.clinical.assign(rare=np.where(data.event == 0, "a", "b"))
     found = survival_data(pd.DataFrame({"x": data.values[:, 0]}, index=list(data.ids)), rare)
