@@ -108,8 +108,12 @@ def draw_delong(name: str, table: pd.DataFrame, areas: pd.Series) -> Picture:
         p_values=np.where(np.isnan(p_values), 1.0, p_values),
     )
     pairs = p_values[np.triu_indices(len(names), 1)]
+    figure = plot_auc_matrix(matrix, title="DeLong's test (diagonal: AUC)")
+    for text in figure.axes[0].texts:
+        if text.get_color() == "black" and text.get_weight() != "bold":
+            text.set_color("#111111")  # on pale cells, whatever the paper: plain black would follow the page
     return draw(
-        plot_auc_matrix(matrix, title="DeLong's test (diagonal: AUC)"),
+        figure,
         name=f"{name}-delong",
         alt=f"DeLong's test between {len(names)} models: {int((pairs < 0.05).sum())} of {pairs.size} pairs below 0.05",
         caption=f"p of DeLong's test between {len(names)} models on the same out-of-fold patients: "

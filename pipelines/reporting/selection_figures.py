@@ -122,7 +122,9 @@ def draw_set_sizes(name: str, table: pd.DataFrame) -> Picture:
     rows = np.arange(len(labels))
     axes.barh(rows, counts, color=[ORANGE if "intersection" in label else BLUE for label in labels], height=0.62)
     for row, count in enumerate(counts):
-        axes.text(count, row, f" {count}", va="center", fontsize=8)
+        axes.annotate(
+            f"{count}", (count, row), xytext=(4, 0), textcoords="offset points", va="center_baseline", fontsize=8
+        )
     axes.set_yticks(rows, labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set(xlabel="Features left", xlim=(0, max(1, counts.max(initial=1)) * 1.15))
