@@ -110,7 +110,7 @@ def draw_delong(name: str, table: pd.DataFrame, areas: pd.Series) -> Picture:
     pairs = p_values[np.triu_indices(len(names), 1)]
     figure = plot_auc_matrix(matrix, title="DeLong's test (diagonal: AUC)")
     for text in figure.axes[0].texts:
-        if text.get_color() == "black" and text.get_weight() != "bold":
+        if text.get_color() == "black" and text.get_fontweight() != "bold":
             text.set_color("#111111")  # on pale cells, whatever the paper: plain black would follow the page
     return draw(
         figure,
