@@ -14,6 +14,8 @@ from pipelines.reporting.survival_figures import part_name
 from pipelines.reporting.tables import Table, format_estimate
 from services.model_serving.package import Estimate
 
+_REGIONS = {"tc": "tumour core", "wt": "whole tumour"}
+
 
 def paper_table(study: StudyOutputs) -> Table | None:
     """Return our figures, each followed by the paper's of the same kind; None where the study follows no paper."""
@@ -43,6 +45,10 @@ def our_figures(study: StudyOutputs, figure: str) -> Iterator[tuple[str, Estimat
         estimate = study.estimate(figure)
         if estimate is not None:
             yield "out of fold", estimate
+        for region, words in _REGIONS.items():
+            found = study.estimate(f"{region}_fold_{figure}")
+            if found is not None:
+                yield f"{words}, mean of the folds", found
         models = study.tables.get("performance")
         for _, row in models.iterrows() if models is not None and figure in models else ():
             if pd.notna(row[figure]):

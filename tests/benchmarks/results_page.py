@@ -62,7 +62,9 @@ def _section(storage: Storage, name: str, experiment: Experiment) -> Iterator[st
         return
     (study,) = read_studies(storage, experiment.cohort, [experiment.study])
     judged = judge_survival(study, None) if study.kind == "survival" else judge(summarise(study), None)
-    yield f"`{experiment.command}`"
+    told = [f"`{key}: {value}`" for key, value in experiment.parameters.items()]
+    told += [f"`{key}: {', '.join(files)}`" for key, files in experiment.files.items()]
+    yield f"`{experiment.command}`" + (f" with {' and '.join(told)} in params.yaml" if told else "")
     yield judged[0].upper() + judged[1:]
     for table in overview_tables(storage, experiment.cohort, [experiment.study]):
         yield markdown_table(table)
