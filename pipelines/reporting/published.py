@@ -206,7 +206,9 @@ PAPERS: Mapping[str, Paper] = {
 DIFFERENCES: Mapping[str, str] = {
     "ferroptosis-tcga": (
         "Expression comes as z-scores of 1,544 cancer-signature genes, of which only the ferroptosis genes among them "
-        "can enter; there is no normal tissue, so no gene is chosen against it. "
+        "can enter; there is no normal tissue, so no gene is chosen against it. The z-scores seem to have been made "
+        "within lower-grade glioma and within glioblastoma: genes that part the grades hardly differ, so most of what "
+        "separates the paper's patients is not in this matrix. "
         "The validation cohorts are microarrays of high-grade glioma, where grade no longer separates patients: the "
         "paper's validation covers grades 2 to 4."
     ),
@@ -236,8 +238,13 @@ DIFFERENCES: Mapping[str, str] = {
     "atrx-bakas-idh-mutant": (
         "IDH-mutant lower-grade glioma of TCGA: nearer to the paper's patients, but of grade 2 and 3 and fewer."
     ),
+    "atrx-bakas-astrocytoma": (
+        "The paper's own question, but in a few patients of grade 2 and 3 instead of 234 of grade 3 and 4, without deep "
+        "features and without VASARI."
+    ),
     "atrx-mu-glioma-post": (
-        "Scans after treatment, radiomics of one published table, and ATRX as the hospital recorded it."
+        "Scans after surgery, radiomics of the tumour core that were chosen for another outcome (progression), and all "
+        "grades together: age and grade alone tell most of it."
     ),
 }
 """Why an experiment's figures differ from the paper's, by experiment."""

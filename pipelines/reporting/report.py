@@ -45,7 +45,7 @@ def report_key(cohort: str) -> str:
 def write_report(storage: Storage, cohort: str, studies: Sequence[str] | None = None) -> ReportPaths:
     """Write a cohort's report; the same content of storage gives the same bytes.
 
-    Beside the page, each study's figures are written to ``studies/<cohort>/<study>/figures/<name>.svg``.
+    Beside the page, each study's figures are written to ``reports/<cohort>/figures/<study>/<name>.svg``.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ def write_report(storage: Storage, cohort: str, studies: Sequence[str] | None = 
     sections = tuple(study_section(study, state.phantom) for study in outputs)
     page = render(storage, state, outputs, sections)
     for section in sections:
-        _write_figures(storage, f"studies/{cohort}/{section.name}/figures", section)
+        _write_figures(storage, f"reports/{cohort}/figures/{section.name}", section)
     key = report_key(cohort)
     storage.write_text(key, page)
     return ReportPaths(key, storage.url(key))

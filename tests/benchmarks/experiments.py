@@ -75,6 +75,7 @@ DATASETS: Mapping[str, Dataset] = {
     "joo": Dataset("gliovis", "glioma_expression_cohorts/joo"),
     "bakas": Dataset("bakas", "tcia_bakas_radiomics", CLINIC),
     "bakasidh": Dataset("bakas", "tcia_bakas_radiomics", CLINIC),
+    "bakasastro": Dataset("bakas", "tcia_bakas_radiomics", CLINIC),
     "upenn": Dataset("upenn_gbm", "upenn_gbm"),
     "mu": Dataset("mu_glioma_post", "mu_glioma_post"),
 }
@@ -112,12 +113,23 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "grading-survival-bakas": Experiment(
         "grading_survival", "bakas", "Survival of lower-grade glioma from published radiomics of TCGA"
     ),
-    "atrx-bakas": Experiment("atrx", "bakas", "ATRX from published radiomics of TCGA"),
+    "atrx-bakas": Experiment(
+        "atrx",
+        "bakas",
+        "ATRX from published radiomics of TCGA's lower-grade gliomas",
+        parameters={"grades": "lower"},
+    ),
     "atrx-bakas-idh-mutant": Experiment(
         "atrx",
         "bakasidh",
-        "ATRX from published radiomics of TCGA, IDH-mutant alone",
-        parameters={"population": "idh_mutant"},
+        "ATRX from published radiomics of TCGA's lower-grade gliomas with an IDH mutation",
+        parameters={"grades": "lower", "population": "idh_mutant"},
+    ),
+    "atrx-bakas-astrocytoma": Experiment(
+        "atrx",
+        "bakasastro",
+        "ATRX from published radiomics of TCGA's lower-grade astrocytomas with an IDH mutation",
+        parameters={"grades": "lower", "population": "idh_mutant_noncodel"},
     ),
     "atrx-mu-glioma-post": Experiment("atrx", "mu", "ATRX from published radiomics of MU-Glioma-Post"),
 }

@@ -20,6 +20,7 @@ from services.shared.storage import Storage
 
 COHORT = "small"
 FOLDER = f"studies/{COHORT}/ferroptosis"
+FIGURES = f"reports/{COHORT}/figures/ferroptosis"
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +97,10 @@ def test_text_of_a_study_is_escaped(page: str) -> None:
 
 
 def test_figures_are_written_as_files_and_old_ones_go(survival_storage: Storage) -> None:
-    old = f"{FOLDER}/figures/of-an-earlier-run.svg"
+    old = f"{FIGURES}/of-an-earlier-run.svg"
     survival_storage.write_text(old, "<svg/>")
     write_report(survival_storage, COHORT)
-    keys = survival_storage.files(f"{FOLDER}/figures")
+    keys = survival_storage.files(FIGURES)
     assert old not in keys
     names = {key.rpartition("/")[2] for key in keys}
     expected = {"survival-train", "survival-validation_freije", "auc-by-time", "volcano", "nomogram", "decision-curves"}
@@ -111,7 +112,7 @@ def test_figures_are_written_as_files_and_old_ones_go(survival_storage: Storage)
 
 
 def test_same_storage_gives_the_same_bytes(survival_storage: Storage) -> None:
-    keys = [report_key(COHORT), *survival_storage.files(f"{FOLDER}/figures")]
+    keys = [report_key(COHORT), *survival_storage.files(FIGURES)]
     before = {key: survival_storage.sha256(key) for key in keys}
     write_report(survival_storage, COHORT)
     assert {key: survival_storage.sha256(key) for key in keys} == before
