@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from pipelines.cli.app import (
     print_problem,
     progress_bar,
 )
-from services.shared.errors import GliaflowError
+from services.shared.errors import GliaflowError, InvalidValue
 from services.shared.storage import open_storage
 
 
@@ -107,15 +108,39 @@ def import_(
         Path | None,
         typer.Option(help="Clinical table to join (CSV, TSV, or a folder that 'tcga' reads); identifiers must match"),
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="What the importer lets one choose, see below; several times"),
+    ] = None,
     tolerate: TolerateOption = 0,
 ) -> None:
     """Import a **release** as its publisher lays it out: images, clinical table, expression, features."""
     from pipelines.datasets import IMAGE_IMPORTERS
 
+    options = _options(option or ())
     if name in IMAGE_IMPORTERS:
+        if options:
+            raise InvalidValue("an importer of images has no options", step="import", field=", ".join(options))
         _import_images(name, source, cohort, participants, tolerate)
     else:
-        _import_tables(name, source, cohort, participants)
+        _import_tables(name, source, cohort, participants, options)
+
+
+def _options(written: Iterable[str]) -> dict[str, str]:
+    """Return the values by name of ``NAME=VALUE``."""
+    options: dict[str, str] = {}
+    for text in written:
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in options or name in ("source", "participants"):
+            raise InvalidValue(
+                "an option is not NAME=VALUE, or occurs twice",
+                step="import",
+                field="option",
+                expected="such as scale=linear",
+                got=text,
+            )
+        options[name] = value
+    return options
 
 
 def _import_images(name: str, source: Path, cohort: str, participants: Path | None, tolerate: int) -> None:
@@ -134,14 +159,14 @@ def _import_images(name: str, source: Path, cohort: str, participants: Path | No
         raise typer.Exit(EXIT_QUARANTINED)
 
 
-def _import_tables(name: str, source: Path, cohort: str, participants: Path | None) -> None:
+def _import_tables(name: str, source: Path, cohort: str, participants: Path | None, options: dict[str, str]) -> None:
     from pipelines.datasets import importer
     from pipelines.datasets.release import write_release
 
     module = importer(name)
     with progress_bar("Importing") as progress:
         progress(0, 1, source.name)
-        release = module.read_release(source, participants=participants)
+        release = module.read_release(source, participants=participants, **options)
         write_release(open_storage(), cohort, release)
         progress(1, 1, source.name)
     for matrix, table in sorted(release.matrices.items()):

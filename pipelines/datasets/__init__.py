@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, get_args, get_type_hints
 
-from services.shared.errors import GliaflowError, NotFound
+from services.shared.errors import GliaflowError, InvalidValue, NotFound
 from services.shared.storage import Storage
 
 if TYPE_CHECKING:
@@ -20,10 +22,12 @@ IMPORTERS: dict[str, str] = {
     "mu_glioma_post": "MU-Glioma-Post: folder with its clinical and its radiomics table",
     "radiohead": "RADIOHEAD: folder with pc_scores.csv and c_pathway_scores.csv of 61 TCGA-LGG patients",
     "ucsf_pdgm": "UCSF-PDGM: its metadata table, or the folder of it",
-    "upenn_gbm": "UPENN-GBM: folder with its clinical table and the CaPTk radiomics",
+    "upenn_gbm": "UPENN-GBM: folder with its clinical table and the CaPTk radiomics (--option "
+    "segmentation=corrected_where_present instead of automatic)",
     "tcga": "Clinical and survival data of TCGA gliomas: folder with Ceccarelli 2016 Table S1, TCGA-CDR and others",
     "porpoise": "PORPOISE's TCGA table of RNA-seq z-scores: tcga_gbmlgg_all_clean.csv (or .zip)",
-    "tcga_expression": "A matrix of TCGA expression as UCSC Xena or cBioPortal lay it out",
+    "tcga_expression": "A matrix of TCGA expression as UCSC Xena or cBioPortal lay it out (--option scale=log2, "
+    "linear, counts or z-score, where its name and values do not tell)",
     "cgga": "CGGA mRNAseq_693 or 325: folder with the clinical table and, where there are such, RSEM and counts",
     "gliovis": "A GlioVis export: <name>_expr.csv and <name>_pdata.csv (either, the path to <name>, or their folder)",
 }
@@ -36,10 +40,14 @@ IMAGE_IMPORTERS: dict[str, str] = {
 """Releases of images by name; the module has the same name and offers ``import_<name>``."""
 
 
-class Importer(Protocol):
-    """What an importer's module offers."""
+@dataclass(frozen=True)
+class Importer:
+    """What reads a release of tables; :meth:`read_release` is its module's, with the options checked."""
 
-    def read_release(self, source: Path, *, participants: Path | None = None) -> Release:
+    name: str
+    read: Callable[..., Release]
+
+    def read_release(self, source: Path, *, participants: Path | None = None, **options: str) -> Release:
         """Read a release.
 
         Parameters
@@ -49,7 +57,44 @@ class Importer(Protocol):
         participants
             A further clinical table (CSV, TSV, or the folder of one of the clinical releases) to join, where the
             release itself has none.
+        options
+            What the importer lets the user choose, see :meth:`options`.
+
+        Raises
+        ------
+        InvalidValue
+            Where there is no such option, or it has no such value.
         """
+        from pipelines.datasets.source_tables import counting_blank_rows
+
+        known = self.options()
+        for option, value in options.items():
+            if value not in known.get(option, ()):
+                raise InvalidValue(
+                    "the option has no such value" if option in known else "the importer has no such option",
+                    step=f"import {self.name}",
+                    field=option,
+                    expected=", ".join(known.get(option, known)) or "no option",
+                    got=value if option in known else option,
+                )
+        with counting_blank_rows() as blank:
+            release = self.read(source, participants=participants, **options)
+        return dataclasses.replace(release, counted={**release.counted, **blank})
+
+    def options(self) -> dict[str, tuple[str, ...]]:
+        """Return the values of each option that the importer has."""
+        hints = get_type_hints(self.read)
+        names = [name for name in hints if name not in ("source", "participants", "return")]
+        return {name: tuple(_literals(hints[name])) for name in names}
+
+
+def _literals(hint: object) -> Iterator[str]:
+    """The strings of a ``Literal``, also within ``Literal | None``."""
+    for part in get_args(hint):
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from _literals(part)
 
 
 class ImageImporter(Protocol):
@@ -87,4 +132,4 @@ def importer(name: str) -> Importer:
             got=name,
             expected=", ".join((*IMAGE_IMPORTERS, *IMPORTERS)),
         )
-    return cast(Importer, importlib.import_module(f"pipelines.datasets.{name}"))
+    return Importer(name, importlib.import_module(f"pipelines.datasets.{name}").read_release)

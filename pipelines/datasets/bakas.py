@@ -19,7 +19,8 @@ import pandas as pd
 from pipelines.datasets.checks import check_release
 from pipelines.datasets.clinical import hashes, join_clinical
 from pipelines.datasets.release import Release
-from pipelines.modelling.tables import read_feature_table
+from pipelines.datasets.source_tables import as_published, read_text_table, tables_in
+from pipelines.modelling.tables import feature_table
 from services.shared.contracts import case_label
 from services.shared.errors import DuplicateId, NotFound
 
@@ -31,6 +32,7 @@ MEANINGS = {
     "grade_group": "HGG or LGG: whether the patient stands in the file of glioblastomas or of lower-grade gliomas"
 }
 CLASS_OF_FILE = {"GBM": "HGG", "LGG": "LGG"}
+STEP = "import bakas"
 
 
 @dataclass(frozen=True)
@@ -58,38 +60,43 @@ class BakasTables:
     infinite: int
 
 
-def is_bakas_folder(folder: Path) -> bool:
-    """Return whether a folder holds both tables."""
-    return all(len(_files(folder, name)) == 1 for name in CLASS_OF_FILE)
-
-
 def read_bakas(folder: Path) -> BakasTables:
-    """Read ``TCGA_GBM_…csv`` and ``TCGA_LGG_…csv`` of a folder.
+    """Read ``TCGA_GBM_…csv`` and ``TCGA_LGG_…csv`` of a folder, plain or gzip.
+
+    A feature that the second file spells in another case is the first file's.
 
     Raises
     ------
     NotFound
         Where one of the files is not there, or several could be meant.
-    DuplicateId, InvalidTable
+    DuplicateId, InvalidTable, UnreadableFile
         Where a patient stands in both, or a table is malformed.
     """
+    if not folder.is_dir():
+        raise NotFound("there is no such folder", step=STEP, field="source", got=folder.name)
     tables = {}
     for name in CLASS_OF_FILE:
         files = _files(folder, name)
         if len(files) != 1:
             raise NotFound(
                 "the table of one class is not there" if not files else "several files could be one class's table",
-                field=str(folder),
+                step=STEP,
+                field="source",
                 expected=f"one file TCGA_{name}_*.csv",
                 got=", ".join(file.name for file in files) or "none",
             )
-        tables[name] = read_feature_table(files[0])
+        tables[name] = feature_table(read_text_table(files[0], step=STEP), field=files[0].name)
     both = tables["GBM"].features.index.intersection(tables["LGG"].features.index)
     if len(both):
         raise DuplicateId(
-            "a patient stands in both tables", field="ID", expected="GBM or LGG", got=", ".join(sorted(both)[:5])
+            "a patient stands in both tables",
+            step=STEP,
+            field="ID",
+            expected="GBM or LGG",
+            got=", ".join(sorted(both)[:5]),
         )
-    frames = [table.features for table in tables.values()]
+    first, second = (table.features for table in tables.values())
+    frames = [first, as_published(second, map(str, first), file="TCGA_LGG", step=STEP)]
     features = pd.concat(frames).sort_index()
     infinite = int(np.isinf(features.to_numpy()).sum())
     labels = pd.concat([pd.Series(CLASS_OF_FILE[name], index=table.features.index) for name, table in tables.items()])
@@ -161,4 +168,4 @@ def _with_grade(release: Release) -> Release:
 
 
 def _files(folder: Path, name: str) -> list[Path]:
-    return sorted(folder.glob(f"TCGA_{name}_*.csv"))
+    return [path for path in tables_in(folder) if path.name.lower().startswith(f"tcga_{name.lower()}_")]

@@ -29,7 +29,15 @@ from pipelines.datasets.checks import check_release
 from pipelines.datasets.clinical import hashes, join_clinical, participants_of
 from pipelines.datasets.codings import coded, follow_up_of_days, numbers, text
 from pipelines.datasets.release import Release
-from pipelines.datasets.source_tables import index_by, read_text_table, require_columns, tables_in
+from pipelines.datasets.source_tables import (
+    as_published,
+    index_by,
+    read_header,
+    read_text_table,
+    require_columns,
+    tables_in,
+    unrecognised,
+)
 from services.shared.contracts import case_label
 from services.shared.errors import DuplicateId, InvalidTable, NotFound
 
@@ -41,9 +49,11 @@ LICENCE = (
 )
 _MAPPED = re.compile(r"BraTS[ _]?(20\d\d)(?:[ _]subject)?[ _]ID", re.I)
 _SURVIVAL_ID = re.compile(r"BraTS[ _]?(?:20)?(\d\d)[ _]?(?:subject[ _]?)?ID", re.I)
-_DAYS = ("Survival", "Survival_days", "Survival_Days")
+_DAYS = ("Survival", "Survival_days")
 _RESECTION = ("ResectionStatus", "Extent_of_Resection")
 _TCGA = "TCGA_TCIA_subject_ID"
+_COLUMNS = ("Age", "Grade", _TCGA, _DAYS[0], _DAYS[1], *_RESECTION)
+_NEEDED_TABLE = re.compile(r"survival|name_?mapping", re.I)
 MEANINGS = {
     "grade_group": "HGG or LGG, as the challenge calls it",
     "resection": "GTR gross total, STR subtotal resection",
@@ -67,16 +77,19 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
     NotFound
         Where there is no table of either kind.
     InvalidTable, DuplicateId, UnreadableFile
-        Where a table is malformed, a case stands twice, or two tables name a case differently.
+        Where a table is malformed or has other columns than its name promises, a case stands twice, or two tables name
+        a case differently.
     """
     paths = tables_in(source) if source.is_dir() else [source]
-    tables = {path: read_text_table(path, step=STEP) for path in paths}
-    survivals = {path: table for path, table in tables.items() if _survival_id(table) and "Age" in table}
+    headers = {path: _header(path) for path in paths}
+    of_survival = [path for path, header in headers.items() if _survival_id(header) and "Age" in header]
+    survivals = {path: read_text_table(path, step=STEP, columns=_COLUMNS) for path in of_survival}
     mappings = {
-        path: table
-        for path, table in tables.items()
-        if path not in survivals and any(map(_MAPPED.fullmatch, map(str, table)))
+        path: read_text_table(path, step=STEP, columns=_COLUMNS)
+        for path, header in headers.items()
+        if path not in survivals and any(map(_MAPPED.fullmatch, map(str, header)))
     }
+    others = unrecognised(set(paths) - {*mappings, *survivals}, telling=_NEEDED_TABLE, step=STEP)
     if not mappings and not survivals:
         raise NotFound(
             "there is no table of the challenges",
@@ -93,7 +106,7 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
         name=NAME,
         participants=participants_of(frame),
         meanings={column: meaning for column, meaning in MEANINGS.items() if column in frame},
-        counted={**counted, "patients of TCGA": int(frame["tcga_id"].notna().sum())},
+        counted={**counted, **others, "patients of TCGA": int(frame["tcga_id"].notna().sum())},
         sources=hashes([*mappings, *survivals]),
         licence=LICENCE,
     )
@@ -103,6 +116,12 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
         "patients alive at last follow-up": int((release.participants["event"] == 0).sum()),
     }
     return dataclasses.replace(release, counted={**release.counted, **followed})
+
+
+def _header(path: Path) -> pd.DataFrame:
+    """A table's columns without its rows."""
+    header = pd.DataFrame(columns=read_header(path, step=STEP))
+    return as_published(header, _COLUMNS, file=path.name, step=STEP)
 
 
 def read_name_mappings(tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
@@ -119,6 +138,10 @@ def read_name_mappings(tables: dict[Path, pd.DataFrame]) -> pd.DataFrame:
             if "Grade" in table
             else None
         )
+        if frame[list(columns)].isna().all(axis=1).any():
+            raise InvalidTable(
+                "a row has no identifier", step=STEP, field=path.name, expected="the case's name in some year"
+            )
         for column in columns:
             repeated = frame[column][frame[column].notna() & frame[column].duplicated()]
             if len(repeated):

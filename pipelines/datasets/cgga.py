@@ -26,6 +26,7 @@ from pipelines.datasets.source_tables import (
     read_value_table,
     require_columns,
     tables_in,
+    with_plain_names,
 )
 from pipelines.genomics.expression import require_overlap
 from services.shared.errors import InvalidTable, NotFound
@@ -184,9 +185,7 @@ def _identifiers(written: pd.Index, batch: _Batch, *, several: bool) -> list[str
 
 def _read_clinical(batch: _Batch, *, several: bool) -> pd.DataFrame:
     file = batch.clinical.name
-    frame = read_text_table(batch.clinical, step=STEP).rename(columns=plain_name)
-    # The file of 2020 ends with lines that hold nothing but tabs.
-    frame = frame[(frame != "").any(axis=1)]
+    frame = with_plain_names(read_text_table(batch.clinical, step=STEP), file=file, step=STEP)
     require_columns(frame, _NEEDED, file=file, step=STEP)
     table = index_by(frame, "cggaid", file=file, step=STEP)
     clinical = pd.DataFrame(

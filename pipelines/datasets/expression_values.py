@@ -58,7 +58,9 @@ class ExpressionValues:
     counted: dict[str, int]
 
 
-def expression_values(frame: pd.DataFrame, *, unit: Unit, step: str, ensembl: bool = False) -> ExpressionValues:
+def expression_values(
+    frame: pd.DataFrame, *, unit: Unit, step: str, ensembl: bool = False, asked: bool = False
+) -> ExpressionValues:
     """Return a matrix with one column a gene; linear values become log2(x + 1).
 
     Parameters
@@ -71,6 +73,8 @@ def expression_values(frame: pd.DataFrame, *, unit: Unit, step: str, ensembl: bo
         The importer that an error names.
     ensembl
         Whether Ensembl ids may name the genes; their version is cut off.
+    asked
+        Whether the user states ``unit``: linear values then count as linear, however small they are.
 
     Raises
     ------
@@ -96,6 +100,14 @@ def expression_values(frame: pd.DataFrame, *, unit: Unit, step: str, ensembl: bo
         values = pd.DataFrame(check_expression(values, step=step), index=values.index, columns=values.columns)
         if extreme := int((values.abs() > _EXTREME).to_numpy().sum()):
             counted[f"z-scores beyond {_EXTREME:g} in size"] = extreme
+    elif unit == "linear" and asked:
+        values = merge_duplicates(named)
+        linear = check_expression(values, step=step)
+        if linear.min() < 0:
+            raise InvalidTable(
+                "linear values are negative", step=step, expected="0 or more", got=f"{linear.min():g}", field="scale"
+            )
+        values = pd.DataFrame(np.log2(linear + 1), index=values.index, columns=values.columns)
     else:
         values = prepare_expression(named, unit="fpkm" if unit == "linear" else "log2").values
     if unit != "counts" and values.shape[1] < named.shape[1]:
@@ -126,7 +138,7 @@ def numeric_values(frame: pd.DataFrame, *, step: str) -> pd.DataFrame:
             "the matrix holds text",
             case=str(frame.index[row]),
             step=step,
-            field=str(frame.columns[column]),
+            field=str(frame.columns[column]).strip() or "a gene without a name",
             expected="numbers",
             got=f"{written[row, column]}; {int(strange.sum())} such values",
         )

@@ -75,11 +75,13 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
     expression_path, clinical_path = _pair(source)
     dropped: dict[str, str] = {}
     counted: dict[str, int] = {}
-    table = index_by(read_text_table(clinical_path, step=STEP), "Sample", file=clinical_path.name, step=STEP)
+    written = read_text_table(clinical_path, step=STEP, columns=("Sample", "survival", "status"))
+    table = index_by(written, "Sample", file=clinical_path.name, step=STEP)
     require_columns(table, ("survival", "status"), file=clinical_path.name, step=STEP)
     table = _without_grade_1(table, dropped)
     clinical, meanings = _clinical(table, counted)
-    values = index_by(read_value_table(expression_path, step=STEP), "Sample", file=expression_path.name, step=STEP)
+    matrix = read_value_table(expression_path, step=STEP, columns=("Sample",))
+    values = index_by(matrix, "Sample", file=expression_path.name, step=STEP)
     further = [name for name in values if name in table]
     if further:
         counted["columns of the matrix that are clinical"] = len(further)

@@ -30,7 +30,7 @@ from pipelines.datasets.codings import Codes, coded, numbers, text
 from pipelines.datasets.nifti import SEGMENTATION, ImportedCase
 from pipelines.datasets.release import Release, write_release
 from pipelines.datasets.slice_stacks import Pixels, Scan, SliceStack, find_scans, read_stack
-from pipelines.datasets.source_tables import index_by, read_text_table
+from pipelines.datasets.source_tables import counting_blank_rows, index_by, read_text_table
 from services.shared.cohort import CaseKeys, Label, Sequence, participants_key
 from services.shared.contracts import CaseRef, case_label
 from services.shared.errors import DuplicateId, GliaflowError, IdMismatch, NotFound
@@ -236,7 +236,8 @@ def read_clinical_tables(paths: list[Path]) -> pd.DataFrame:
 
 
 def _read_clinical_table(path: Path) -> pd.DataFrame:
-    table = index_by(read_text_table(path, step=STEP), "Patient", file=path.name, step=STEP)
+    known = ("Patient", "age_at_initial_pathologic", *_CODES, *_AS_CODED)
+    table = index_by(read_text_table(path, step=STEP, columns=known), "Patient", file=path.name, step=STEP)
     columns = {
         new: coded(table[old], codes, field=old, step=STEP) for old, (new, codes) in _CODES.items() if old in table
     }
@@ -260,9 +261,10 @@ def _read_tables(source: Path, scans: list[Scan], participants: Path | None) -> 
         for s in scans
     )
     paths = find_clinical_tables(source, scans)
-    counted = {}
+    counted: dict[str, int] = {}
     if paths:
-        clinical = read_clinical_tables(paths)
+        with counting_blank_rows() as counted:
+            clinical = read_clinical_tables(paths)
         counted["patients without clinical row"] = int((~frame["participant_id"].isin(clinical.index)).sum())
         counted["clinical rows without images"] = int((~clinical.index.isin(frame["participant_id"])).sum())
         if counted["patients without clinical row"] == len(frame):

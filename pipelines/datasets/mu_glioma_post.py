@@ -21,7 +21,7 @@ from pipelines.datasets.checks import check_release
 from pipelines.datasets.clinical import hashes, participants_of
 from pipelines.datasets.codings import Codes, coded, grades, months_of_days, numbers, sexes, text
 from pipelines.datasets.release import Release
-from pipelines.datasets.source_tables import index_by, read_text_table, require_columns
+from pipelines.datasets.source_tables import identifiers, index_by, read_text_table, require_columns
 from services.shared.contracts import case_label
 from services.shared.errors import IdMismatch, InvalidTable, NotFound
 
@@ -32,7 +32,7 @@ _PATIENT, _SUBJECT, _TIME_POINT = "Patient_ID", "subject_id", "timepoint"
 _DEATH, _DEATH_DAY = "Overall Survival (Death)", "Number of days from Diagnosis to death (Days)"
 _MRI_DAY = re.compile(r"Number of Days from Diagnosis to \d\w\w MRI \(Timepoint_(\d+)\)", re.I)
 _NUMBER = re.compile(r"(\d+)$")
-_NO_FEATURES = {_SUBJECT, _TIME_POINT, "Time to First Progression (Days)", "delta_days", "days_from_dx"}
+_NO_FEATURES = (_SUBJECT, _TIME_POINT, "Time to First Progression (Days)", "delta_days", "days_from_dx")
 _YES_NO: Codes = {"0": "0", "1": "1", "2": None}
 _ATRX: Codes = {"0": "WT", "1": "Mutant", "2": None, "3": None, "4": None}
 _MGMT: Codes = {"0": "Unmethylated", "1": "Methylated", "2": None, "3": None, "4": None}
@@ -86,7 +86,8 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
             "the release has a clinical table of its own", step=STEP, field="participants", remedy="leave it out"
         )
     clinical_path, features_path = _one_file(source, "clinical"), _one_file(source, "radiomics")
-    table = index_by(read_text_table(clinical_path, step=STEP), _PATIENT, file=clinical_path.name, step=STEP)
+    written = read_text_table(clinical_path, step=STEP, columns=(_PATIENT, *_TAKEN))
+    table = index_by(written, _PATIENT, file=clinical_path.name, step=STEP)
     require_columns(table, (_DEATH, _DEATH_DAY), file=clinical_path.name, step=STEP)
     frame, contradictory = _clinical(table)
     features, time_points, later = first_time_points(read_time_points(features_path))
@@ -143,9 +144,10 @@ def read_time_points(path: Path) -> pd.DataFrame:
     InvalidTable
         Where a time point is not numbered, stands twice, or a feature is no number.
     """
-    table = read_text_table(path, step=STEP)
-    require_columns(table, (_SUBJECT, _TIME_POINT), file=path.name, step=STEP)
-    number = table[_TIME_POINT].str.extract(_NUMBER, expand=False)
+    table = read_text_table(path, step=STEP, columns=_NO_FEATURES)
+    subject = identifiers(table, _SUBJECT, file=path.name, step=STEP)
+    require_columns(table, (_TIME_POINT,), file=path.name, step=STEP)
+    number = table[_TIME_POINT].str.strip().str.extract(_NUMBER, expand=False)
     if number.isna().any():
         raise InvalidTable(
             "a time point has no number",
@@ -154,7 +156,7 @@ def read_time_points(path: Path) -> pd.DataFrame:
             expected="Timepoint_1",
             got=str(table[_TIME_POINT][number.isna()].iloc[0]),
         )
-    index = pd.MultiIndex.from_arrays([table[_SUBJECT], number.astype(int)], names=["patient", "time_point"])
+    index = pd.MultiIndex.from_arrays([subject, number.astype(int)], names=["patient", "time_point"])
     if index.has_duplicates:
         raise InvalidTable(
             "a time point stands twice", case=str(index[index.duplicated()][0][0]), step=STEP, field=path.name
@@ -203,6 +205,13 @@ def _one_file(source: Path, word: str) -> Path:
 def _mri_days(table: pd.DataFrame) -> pd.DataFrame:
     """Day of each MRI from diagnosis, patients x number of the MRI."""
     columns = {int(found[1]): name for name in map(str, table) if (found := _MRI_DAY.fullmatch(name))}
+    if not columns:
+        raise InvalidTable(
+            "the table has no day of an MRI, so nobody alive has follow-up",
+            step=STEP,
+            field="clinical",
+            expected="Number of Days from Diagnosis to 1st MRI (Timepoint_1)",
+        )
     return pd.DataFrame({n: numbers(table[name], step=STEP, field=name) for n, name in columns.items()}, table.index)
 
 

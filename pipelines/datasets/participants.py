@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipelines.datasets.source_tables import read_text_table
 from services.shared.contracts import case_label
-from services.shared.errors import DuplicateId, InvalidTable, NotFound
+from services.shared.errors import DuplicateId, InvalidTable
 
+_MISSING = ("", "n/a", "N/A", "NA", "#N/A", "<NA>", "NaN", "nan", "null", "NULL", "None")
 _ID_COLUMNS = ("participant_id", "source_id", "case_id", "BraTS21ID", "BraTS_2020_subject_ID", "Brats17ID", "ID")
 
 
@@ -19,12 +21,11 @@ def read_participants(path: Path) -> pd.DataFrame:
     ------
     NotFound
         Where there is no such file.
-    InvalidTable, DuplicateId
-        Where no column holds identifiers, or one occurs more than once.
+    UnreadableFile, InvalidTable, DuplicateId
+        Where it is no table, no column holds identifiers, or one occurs more than once.
     """
-    if not path.is_file():
-        raise NotFound("there is no such table", field=path.name, remedy="name a CSV or TSV file")
-    frame = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",", dtype=str).rename(columns=str.strip)
+    frame = read_text_table(path, step="read participants", columns=_ID_COLUMNS)
+    frame = frame.mask(frame.isin(_MISSING))
     column = next((name for name in _ID_COLUMNS if name in frame), None)
     if column is None:
         raise InvalidTable(

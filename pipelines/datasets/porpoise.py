@@ -16,7 +16,7 @@ from pipelines.datasets.checks import check_release
 from pipelines.datasets.clinical import hashes, join_clinical, participants_of, whole_follow_up
 from pipelines.datasets.expression_values import expression_values, join_expression
 from pipelines.datasets.release import Release
-from pipelines.datasets.source_tables import read_header, read_value_table, require_columns, tables_in
+from pipelines.datasets.source_tables import identifiers, read_header, read_value_table, require_columns, tables_in
 from services.shared.errors import InvalidTable, NotFound
 
 STEP = "import porpoise"
@@ -41,10 +41,11 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
         Where the file or a column is not there, or slides of a patient differ in what belongs to the patient.
     """
     path = _file(source)
-    frame = read_value_table(path, step=STEP)
-    require_columns(frame, _PATIENT, file=path.name, step=STEP)
+    frame = read_value_table(path, step=STEP, columns=_PATIENT)
     molecular = [str(name) for name in frame if str(name).endswith((_RNA, _MUTATION, _COPY_NUMBER))]
     rna = [name for name in molecular if name.endswith(_RNA)]
+    require_columns(frame, (*_PATIENT, *(name for name in molecular if name not in rna)), file=path.name, step=STEP)
+    frame["case_id"] = identifiers(frame, "case_id", file=path.name, step=STEP)
     if not rna:
         raise InvalidTable("the table has no expression", step=STEP, field=path.name, expected=f"columns *{_RNA}")
     own = frame[[*_PATIENT, *molecular]].drop_duplicates()
@@ -58,7 +59,7 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
             expected="the same values in each row of a patient",
             got=f"{repeated.nunique()} such patients",
         )
-    own = own.set_index(own["case_id"].astype(str).str.strip())
+    own = own.set_index("case_id", drop=False).rename_axis(None)
     clinical = _clinical(own)
     found = expression_values(_genes(own, rna, _RNA), unit="z-score", step=STEP)
     clinical, expression, dropped = join_expression(clinical, found.values, step=STEP)

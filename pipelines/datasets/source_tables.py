@@ -1,7 +1,9 @@
 """Read a publisher's table, plain, gzipped or alone in a ZIP archive, whatever ends its lines and parts its columns.
 
 Some files named ``.zip`` are plain CSV and some named ``.csv`` are zipped, so the content decides. Lone carriage
-returns (old Macintosh, CGGA) end lines like any others. A header keeps the publisher's spelling, repeats included.
+returns (old Macintosh, CGGA) end lines like any others. The mark between fields is the one that parts rows and header
+alike. Every row has as many fields as the header, or the file is damaged; rows without any value, which spreadsheets
+leave behind, are left out and counted. Columns that an importer knows are found whatever their case and spaces.
 """
 
 from __future__ import annotations
@@ -12,10 +14,15 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import islice
 from pathlib import Path
 from typing import IO, cast
 
+import numpy as np
 import pandas as pd
 
 from services.shared.errors import DuplicateId, InvalidTable, NotFound, UnreadableFile
@@ -23,7 +30,21 @@ from services.shared.errors import DuplicateId, InvalidTable, NotFound, Unreadab
 # Xena gives its RNA-seq matrices no ending.
 _TABLE = re.compile(r"(\.(csv|tsv|txt|tab)|^HiSeqV2\w*)(\.gz|\.zip)?$", re.I)
 _NUMBER = r"^x(?=\d)"
+_SNIFFED = 20
+_MARKS = ("\t", ",", ";")
+_BLANK: ContextVar[dict[str, int] | None] = ContextVar("blank_rows", default=None)
 _BROKEN = (UnicodeDecodeError, ValueError, OSError, EOFError, csv.Error, zlib.error, zipfile.BadZipFile)
+
+
+@contextmanager
+def counting_blank_rows() -> Iterator[dict[str, int]]:
+    """Yield counts, for a release to state, of the blank rows of each table that is read within."""
+    counts: dict[str, int] = {}
+    token = _BLANK.set(counts)
+    try:
+        yield counts
+    finally:
+        _BLANK.reset(token)
 
 
 def read_header(path: Path, *, step: str) -> list[str]:
@@ -37,9 +58,9 @@ def read_header(path: Path, *, step: str) -> list[str]:
     if not path.is_file():
         raise NotFound("there is no such table", step=step, field=path.name, remedy="name the publisher's file")
     try:
-        mark = _separator(path, step)
         with _open(path, step) as stream, io.TextIOWrapper(stream, encoding="utf-8-sig") as lines:
-            names = next(csv.reader(lines, delimiter=mark), [])
+            start = list(islice((line for line in lines if line.strip()), _SNIFFED))
+            names = next(csv.reader(start, delimiter=_separator(start)), [])
     except _BROKEN as error:
         raise _unreadable(path, step, error) from error
     if not names:
@@ -47,27 +68,63 @@ def read_header(path: Path, *, step: str) -> list[str]:
     return [name.strip() for name in names]
 
 
-def read_text_table(path: Path, *, step: str) -> pd.DataFrame:
+def read_text_table(path: Path, *, step: str, columns: Iterable[str] = ()) -> pd.DataFrame:
     """Return a table with every value as text, spaces around column names removed, nothing taken for missing.
 
     Parameters
     ----------
     path
-        A delimited table; tab, comma or semicolon is told by the first line.
+        A delimited table; tab, comma or semicolon is told by its first lines.
     step
         The importer that an error names.
+    columns
+        Names that the importer knows; a column that differs from one in case, spaces or underscores gets it.
 
     Raises
     ------
     NotFound, UnreadableFile
-        Where there is no such file, or it is no table.
+        Where there is no such file, or it is no table: no row, a row with more or fewer fields than the header.
+    InvalidTable
+        Where a column occurs twice, or two could be one that the importer knows.
     """
-    return _read(path, step=step, numeric=False)
+    frame = _read(path, step=step, numeric=False)
+    names = [str(name) for name in frame.columns]
+    if repeated := sorted({name for name in names if name and names.count(name) > 1}):
+        raise InvalidTable("a column occurs twice", step=step, field=path.name, got=", ".join(repeated[:5]))
+    return as_published(frame, columns, file=path.name, step=step)
 
 
-def read_value_table(path: Path, *, step: str) -> pd.DataFrame:
-    """Return a table whose columns of numbers are numbers, and ``NA`` and nothing are missing."""
-    return _read(path, step=step, numeric=True)
+def read_value_table(path: Path, *, step: str, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """Return a table whose columns of numbers are numbers, and ``NA`` and nothing are missing.
+
+    Names may repeat, as those of genes do; otherwise as :func:`read_text_table`.
+    """
+    return as_published(_read(path, step=step, numeric=True), columns, file=path.name, step=step)
+
+
+def as_published(frame: pd.DataFrame, columns: Iterable[str], *, file: str, step: str) -> pd.DataFrame:
+    """Return a table whose columns have the publisher's names where only case, spaces or underscores differ.
+
+    Raises
+    ------
+    InvalidTable
+        Where several columns could be one.
+    """
+    known = list(columns)
+    there = [str(name) for name in frame.columns]
+    loose: dict[str, list[str]] = {}
+    for name in there if known else []:
+        if name not in known:
+            loose.setdefault(_folded(name), []).append(name)
+    renamed: dict[str, str] = {}
+    for name in known:
+        found = [] if name in there else loose.get(_folded(name), [])
+        if len(found) > 1:
+            raise InvalidTable(
+                "several columns could be one", step=step, field=file, expected=name, got=", ".join(found)
+            )
+        renamed |= dict.fromkeys(found, name)
+    return frame.rename(columns=renamed) if renamed else frame
 
 
 def require_columns(frame: pd.DataFrame, columns: Iterable[str], *, file: str, step: str) -> None:
@@ -99,10 +156,7 @@ def index_by(frame: pd.DataFrame, column: str, *, file: str, step: str) -> pd.Da
     InvalidTable, DuplicateId
         Where the column is not there, an identifier is empty, or one occurs twice.
     """
-    require_columns(frame, (column,), file=file, step=step)
-    ids = frame[column].astype("string").str.strip()
-    if (ids.isna() | (ids == "")).any():
-        raise InvalidTable("a row has no identifier", step=step, field=f"{file}: {column}", expected="one in each row")
+    ids = identifiers(frame, column, file=file, step=step)
     repeated = ids[ids.duplicated()]
     if len(repeated):
         raise DuplicateId(
@@ -114,8 +168,45 @@ def index_by(frame: pd.DataFrame, column: str, *, file: str, step: str) -> pd.Da
             got=f"{repeated.nunique()} repeated",
         )
     table = frame.drop(columns=column)
-    table.index = pd.Index(ids.astype(str), name=None)
+    table.index = pd.Index(ids, name=None)
     return table
+
+
+def identifiers(frame: pd.DataFrame, column: str, *, file: str, step: str) -> pd.Series:
+    """Return a column of identifiers without spaces around them.
+
+    Raises
+    ------
+    InvalidTable
+        Where the column is not there, or a row has none.
+    """
+    require_columns(frame, (column,), file=file, step=step)
+    ids = frame[column].astype("string").str.strip()
+    nameless = (ids.isna() | (ids == "")).to_numpy()
+    if nameless.any():
+        raise InvalidTable(
+            "a row has no identifier",
+            step=step,
+            field=f"{file}: {column}",
+            expected="one in each row",
+            got=f"{int(nameless.sum())} rows without, the first of them row {int(nameless.argmax()) + 1}",
+        )
+    return ids.astype(str)
+
+
+def with_plain_names(frame: pd.DataFrame, *, file: str, step: str) -> pd.DataFrame:
+    """Return a table whose columns are named by :func:`plain_name`.
+
+    Raises
+    ------
+    InvalidTable
+        Where two columns are one but for their spelling.
+    """
+    plain = [plain_name(name) for name in frame.columns]
+    repeated = [str(name) for name, bare in zip(frame.columns, plain, strict=True) if bare and plain.count(bare) > 1]
+    if repeated:
+        raise InvalidTable("several columns could be one", step=step, field=file, got=", ".join(repeated[:5]))
+    return frame.set_axis(plain, axis="columns")
 
 
 def plain_name(column: object) -> str:
@@ -127,42 +218,116 @@ def plain_name(column: object) -> str:
     return re.sub(_NUMBER, "", re.sub(r"[^a-z0-9]", "", str(column).lower()))
 
 
+def unrecognised(paths: Iterable[Path], *, telling: re.Pattern[str], step: str) -> dict[str, int]:
+    """Return a count by name of each table that no reader of an importer takes.
+
+    Raises
+    ------
+    InvalidTable
+        Where a file's name says that it is one which the importer needs.
+    """
+    left = sorted(paths)
+    for path in left:
+        if telling.search(path.name):
+            header = read_header(path, step=step)
+            raise InvalidTable(
+                "a table of the folder lacks the columns that its name promises",
+                step=step,
+                field=path.name,
+                expected="the publisher's columns, with tabs, commas or semicolons between them",
+                got=", ".join(header[:8])[:200],
+                remedy="repair the table, or take it out of the folder",
+            )
+    return {f"tables not recognised: {path.name}": 1 for path in left}
+
+
 def tables_in(folder: Path) -> list[Path]:
     """Return a folder's tables, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.is_file() and _TABLE.search(path.name))
 
 
 def _read(path: Path, *, step: str, numeric: bool) -> pd.DataFrame:
-    names = read_header(path, step=step)
+    if not path.is_file():
+        raise NotFound("there is no such table", step=step, field=path.name, remedy="name the publisher's file")
     try:
         with _open(path, step) as stream:
-            frame = pd.read_csv(
-                stream,
-                sep=_separator(path, step),
-                header=None,
-                skiprows=1,
-                dtype=None if numeric else str,
-                keep_default_na=numeric,
-                encoding="utf-8-sig",
-                low_memory=False,
+            lines = stream.read().removeprefix(b"\xef\xbb\xbf").splitlines()
+        start = [line.decode() + "\n" for line in islice(filter(bytes.strip, lines), _SNIFFED)]
+        mark = _separator(start)
+        rows = [line for line in lines if not _is_blank(line, mark)]
+        names = [name.strip() for name in next(csv.reader((line.decode() + "\n" for line in rows), delimiter=mark), [])]
+        if len(rows) < 2:
+            raise UnreadableFile(
+                "the table has no row" if names else "the table is empty",
+                step=step,
+                field=path.name,
+                expected="a header and rows",
             )
-    except pd.errors.EmptyDataError:
-        frame = pd.DataFrame(columns=range(len(names)))
+        names = _checked_widths(names, rows, mark, path, step)
+        frame = pd.read_csv(
+            io.BytesIO(b"\n".join(rows)),
+            sep=mark,
+            header=None,
+            names=list(range(len(names))),
+            index_col=False,
+            skiprows=1,
+            dtype=None if numeric else str,
+            keep_default_na=numeric,
+            encoding="utf-8",
+            low_memory=False,
+        )
     except _BROKEN as error:
         raise _unreadable(path, step, error) from error
-    if frame.shape[1] == len(names) + 1:
-        # R's write.table leaves the row names' column without a name.
-        names = ["", *names]
-    if frame.shape[1] != len(names):
+    blank = sum(map(bool, lines)) - len(rows)
+    counts = _BLANK.get()
+    if blank and counts is not None:
+        counts[f"blank rows of {path.name}"] = blank
+    frame.columns = pd.Index(names)
+    # Spreadsheets leave columns behind that have neither name nor value.
+    empty = [not name and not _has_value(frame.iloc[:, n]) for n, name in enumerate(names)]
+    return frame.loc[:, ~np.array(empty)] if any(empty) else frame
+
+
+def _has_value(column: pd.Series) -> bool:
+    return bool((column.notna() & (column.astype(str).str.strip() != "")).any())
+
+
+def _is_blank(line: bytes, mark: str) -> bool:
+    """Whether a line holds marks, spaces and empty quotes alone; a lone quote closes a field of several lines."""
+    return not line.strip(b' "' + mark.encode()) and line.count(b'"') % 2 == 0
+
+
+def _checked_widths(names: list[str], rows: list[bytes], mark: str, path: Path, step: str) -> list[str]:
+    """The columns' names, one for each field of the rows, which must all have as many."""
+    if any(b'"' in line for line in rows):
+        text = (line.decode() + "\n" for line in rows)
+        widths = np.array([len(row) for row in csv.reader(text, delimiter=mark)])[1:]
+    else:
+        widths = np.array([line.count(mark.encode()) + 1 for line in rows[1:]])
+    if (widths == len(names) + 1).all():
+        # R's write.table leaves the row names' column without a name; others end each row with a mark.
+        return [*names, ""] if all(line.rstrip(b" ").endswith(mark.encode()) for line in rows[1:]) else ["", *names]
+    strange = widths != len(names)
+    if strange.all() and len(set(widths)) == 1:
         raise UnreadableFile(
             "rows and header differ in length",
             step=step,
             field=path.name,
-            expected=f"{len(names)} columns",
-            got=f"{frame.shape[1]}",
+            expected=f"{len(names)} fields, as the header has with {mark!r} between them",
+            got=f"{widths[0]} in each row",
+            remedy="put names that hold the mark in quotes, or part the fields by tabs",
         )
-    frame.columns = pd.Index(names)
-    return frame
+    if strange.any():
+        first = int(strange.argmax())
+        raise UnreadableFile(
+            "a row has fewer fields than the header" if widths[first] < len(names) else "a row has too many fields",
+            step=step,
+            field=f"{path.name}: row {first + 1} of {len(widths)}",
+            expected=f"{len(names)} fields",
+            got=f"{widths[first]}; {int(strange.sum())} such rows",
+            remedy="fetch the file again, or repair the row",
+        )
+    return names
 
 
 def _unreadable(path: Path, step: str, error: Exception) -> UnreadableFile:
@@ -194,8 +359,27 @@ def _open(path: Path, step: str) -> IO[bytes]:
     return cast(IO[bytes], gzip.open(path, "rb")) if zipped else path.open("rb")
 
 
-def _separator(path: Path, step: str) -> str:
-    with _open(path, step) as stream:
-        start = stream.read(1 << 16)
-    first = re.split(rb"[\r\n]", start.lstrip(b"\xef\xbb\xbf\r\n"), maxsplit=1)[0]
-    return max(("\t", ",", ";"), key=lambda mark: first.count(mark.encode()))
+def _separator(lines: Sequence[str]) -> str:
+    """The mark that gives the first rows one number of fields, the header's, and the most of them."""
+    return max(_MARKS, key=lambda mark: _fit(lines, mark))
+
+
+def _fit(lines: Sequence[str], mark: str) -> tuple[bool, int, float, int]:
+    quoted = any('"' in line for line in lines)
+    try:
+        widths = [len(row) for row in csv.reader(lines, delimiter=mark)] if quoted else _counted(lines, mark)
+    except csv.Error:
+        # With another mark a line of many columns is one field, longer than a field may be.
+        return False, 0, 0.0, 0
+    header, rows = widths[:1], widths[1:] or widths[:1]
+    width, common = Counter(rows).most_common(1)[0] if rows else (0, 0)
+    alike = 2 if header == [width] else int(header == [width - 1])
+    return width > 1, alike, common / max(len(rows), 1), width
+
+
+def _counted(lines: Sequence[str], mark: str) -> list[int]:
+    return [line.count(mark) + 1 for line in lines]
+
+
+def _folded(name: object) -> str:
+    return re.sub(r"[\s_]+", "", str(name)).lower()

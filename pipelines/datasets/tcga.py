@@ -11,6 +11,7 @@ columns of their own and override nothing; patients for whom they contradict Tab
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,8 @@ from pipelines.datasets.source_tables import (
     read_text_table,
     require_columns,
     tables_in,
+    unrecognised,
+    with_plain_names,
 )
 from services.shared.errors import DuplicateId, InvalidTable, NotFound
 
@@ -48,6 +51,7 @@ _SIGNATURES: dict[str, tuple[str, ...]] = {
 }
 """What columns tell which table a file is, by :func:`pipelines.datasets.source_tables.plain_name`."""
 
+_NEEDED_TABLE = re.compile(r"cdr|survival|xena|table_?s1|clinical_?(fine|matrix)", re.I)
 _PATIENT = ("patient", "case", "caseid", "sample", "bcrpatientbarcode")
 _TABLE_S1: dict[str, str] = {
     "ageyearsatdiagnosis": "age_years",
@@ -115,10 +119,11 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
     NotFound
         Where there is no Table S1.
     InvalidTable, DuplicateId, UnreadableFile
-        Where a table is malformed, a patient stands twice, or a code is unknown.
+        Where a table is malformed or has other columns than its name promises, a patient stands twice, or a code is
+        unknown.
     """
-    files = _tables(source)
-    found = _Found()
+    files, others = _tables(source)
+    found = _Found(counted=unrecognised(others, telling=_NEEDED_TABLE, step=STEP))
     clinical = _read_table_s1(files["table_s1"])
     if "demography" in files:
         _fill(clinical, _read_demography(files["demography"]), found)
@@ -171,13 +176,16 @@ def is_tcga_folder(folder: Path) -> bool:
     return folder.is_dir() and any(_role(path) == "table_s1" for path in tables_in(folder))
 
 
-def _tables(source: Path) -> dict[str, Path]:
+def _tables(source: Path) -> tuple[dict[str, Path], list[Path]]:
+    """The tables of the release by what they are, and the folder's other tables."""
     if not source.exists():
         raise NotFound("there is no such file or folder", step=STEP, field=source.name)
     files: dict[str, Path] = {}
+    others: list[Path] = []
     for path in tables_in(source) if source.is_dir() else [source]:
         role = _role(path)
         if role is None:
+            others.append(path)
             continue
         if role in files:
             raise InvalidTable(
@@ -197,7 +205,7 @@ def _tables(source: Path) -> dict[str, Path]:
             expected="a table with IDH.codel.subtype and Survival..months. (Ceccarelli 2016)",
             got=", ".join(path.name for path in files.values()) or "no table of this release",
         )
-    return files
+    return files, others
 
 
 def _role(path: Path) -> str | None:
@@ -207,7 +215,7 @@ def _role(path: Path) -> str | None:
 
 def _read(path: Path) -> pd.DataFrame:
     """A table with plain column names and a column ``patient`` of barcodes."""
-    frame = read_text_table(path, step=STEP).rename(columns=plain_name)
+    frame = with_plain_names(read_text_table(path, step=STEP), file=path.name, step=STEP)
     found = next((name for name in _PATIENT if name in frame), None)
     if found is None:
         raise InvalidTable(

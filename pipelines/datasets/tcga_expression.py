@@ -2,7 +2,7 @@
 
 Genes x samples or samples x genes, told by where the TCGA barcodes stand. Xena: first column ``sample``, ``gene`` or
 ``Ensembl_ID`` (with a ``*.probeMap`` beside, Ensembl ids become symbols). cBioPortal: ``Hugo_Symbol`` and
-``Entrez_Gene_Id``. Verhaak et al. (Cancer Cell 2010): a second header line with the expression subtype.
+``Entrez_Gene_Id``. Verhaak et al. (Cancer Cell 2010): a line ``Subtype``, the first, with the expression subtype.
 
 One row a patient: primary tumours stay (sample type 01; a patient's first sample), recurrent ones are dropped with
 their reason, and normal tissue (11) stays as a row of its own, marked in ``tissue``.
@@ -60,7 +60,7 @@ class _Matrix:
     annotation: int
 
 
-def read_release(source: Path, *, participants: Path | None = None) -> Release:
+def read_release(source: Path, *, participants: Path | None = None, scale: Unit | None = None) -> Release:
     """Read an expression matrix of TCGA samples.
 
     Parameters
@@ -70,6 +70,9 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
         (LGG and GBM, say) become one.
     participants
         A clinical table; TCGA's clinical folder adds age, sex, grade, molecular status and survival.
+    scale
+        What the published values are. Without it, the file's name and the range of its values tell: none above 30 is
+        taken as logged, which is wrong for FPKM of genes that are all lowly expressed. The counts state what was taken.
 
     Raises
     ------
@@ -83,23 +86,29 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
     kept, dropped = _samples_of_patients(parts)
     counted: dict[str, int] = {}
     matrices: dict[str, pd.DataFrame] = {}
-    scale: dict[str, str] = {}
+    scales: dict[str, str] = {}
     sources: list[Path] = []
     for part in parts:
         own = kept[kept["sample"].isin(part.values.index)]
         values, maps = _by_symbol(part.values.loc[own["sample"]], part.path, counted)
-        unit, said = _scale_of(values, part.path.name)
+        unit, said = _scale_of(values, part.path.name, scale)
+        taken = f"matrices taken as {unit}, " + ("as asked" if scale else "by the range of values and the file's name")
+        counted[taken] = counted.get(taken, 0) + 1
         found = expression_values(
-            _whole_counts(values) if unit == "counts" else values, unit=unit, step=STEP, ensembl=True
+            _whole_counts(values) if unit == "counts" else values,
+            unit=unit,
+            step=STEP,
+            ensembl=True,
+            asked=scale is not None,
         )
         table = found.values.set_axis([case_label(name) for name in own["source_id"]], axis="index")
         name = "counts" if unit == "counts" else "expression"
-        if scale.setdefault(name, said) != said:
+        if scales.setdefault(name, said) != said:
             raise InvalidTable(
                 "matrices of one folder are on different scales",
                 step=STEP,
                 field=part.path.name,
-                expected=scale[name],
+                expected=scales[name],
                 got=said,
                 remedy="import one of them, or keep them in folders of their own",
             )
@@ -116,7 +125,7 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
         participants=participants_of(clinical),
         meanings={name: meaning for name, meaning in _MEANINGS.items() if name in clinical},
         matrices=matrices,
-        scale=scale,
+        scale=scales,
         dropped=dropped,
         counted={what: count for what, count in counted.items() if count},
         sources=hashes(set(sources)),
@@ -203,9 +212,11 @@ def _genes_by_samples(frame: pd.DataFrame, names: list[str], barcodes: np.ndarra
     genes = frame.iloc[:, names.index(column)]
     values = frame.loc[:, barcodes]
     subtype = None
-    if len(genes) and str(genes.iloc[0]).strip().lower() == "subtype":
-        subtype = values.iloc[0].astype(str).str.strip().set_axis([_barcode(name) for name in values.columns])
-        values, genes = values.iloc[1:], genes.iloc[1:]
+    of_subtype = (genes.astype(str).str.strip().str.lower() == "subtype").to_numpy()
+    if of_subtype.sum() == 1:
+        written = values[of_subtype].iloc[0].astype(str).str.strip()
+        subtype = written.set_axis([_barcode(name) for name in values.columns])
+        values, genes = values[~of_subtype], genes[~of_subtype]
     samples = values.T
     samples.index = pd.Index([_barcode(name) for name in values.columns])
     samples.columns = pd.Index(genes)
@@ -270,8 +281,8 @@ def _by_symbol(values: pd.DataFrame, path: Path, counted: dict[str, int]) -> tup
     return values.set_axis(names.to_numpy(dtype=object), axis="columns"), maps
 
 
-def _scale_of(values: pd.DataFrame, file: str) -> tuple[Unit, str]:
-    """What the values are, by their range and by what the file's name says of them."""
+def _scale_of(values: pd.DataFrame, file: str, stated: Unit | None) -> tuple[Unit, str]:
+    """What the values are, as stated, else by their range and by what the file's name says of them."""
     numbers = values.to_numpy(dtype=np.float64)
     finite = numbers[np.isfinite(numbers)]
     name = file.lower()
@@ -279,9 +290,12 @@ def _scale_of(values: pd.DataFrame, file: str) -> tuple[Unit, str]:
     label = {"fpkm": "FPKM", "tpm": "TPM", "rsem": "RSEM", "hiseqv2": "RSEM normalised count"}.get(kind or "", "x")
     if not finite.size:
         raise InvalidTable("the matrix holds no number", step=STEP, field=file, expected="expression values")
-    if "zscore" in plain_name(file):
+    logged = f"log2({label} + 1)" if kind else "log2 expression"
+    if stated in ("log2", "linear"):
+        return stated, logged if stated == "log2" else f"log2({label} + 1)"
+    if stated == "z-score" or (stated is None and "zscore" in plain_name(file)):
         return "z-score", "z-score of expression"
-    whole = kind is None and finite.max() > _LARGEST_LOG2 and detect_scale(values) == "counts"
+    whole = stated == "counts" or (kind is None and finite.max() > _LARGEST_LOG2 and detect_scale(values) == "counts")
     if whole or ("count" in name and "norm" not in name):
         return "counts", "read counts"
     if abs(finite.min() - np.log2(0.001)) < 0.01:
@@ -289,7 +303,7 @@ def _scale_of(values: pd.DataFrame, file: str) -> tuple[Unit, str]:
     if finite.min() < 0 and finite.max() <= _LARGEST_LOG2 and kind in (None, "hiseqv2"):
         return "log2", "log2 expression, centred per gene"
     if finite.min() >= 0 and finite.max() <= _LARGEST_LOG2:
-        return "log2", f"log2({label} + 1)" if kind else "log2 expression"
+        return "log2", logged
     return "linear", f"log2({label} + 1)"
 
 

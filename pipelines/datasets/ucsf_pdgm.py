@@ -39,6 +39,20 @@ LATER_SCANS = {"0138": "0429", "0175": "0396", "0181": "0409", "0278": "0431", "
 _ID = re.compile(r"UCSF-PDGM-(\d{3,4})(_FU\d+d)?", re.I)
 _IDH_MUTATION = re.compile(r"idh[12] p\.[a-z]+\d+[a-z]+|mutated( \(nos\))?", re.I)
 _REQUIRED = ("ID", "WHO CNS Grade", "IDH", "1-dead 0-alive", "OS")
+_COLUMNS = (
+    *_REQUIRED,
+    "Age at MRI",
+    "Sex",
+    "Final pathologic diagnosis (WHO 2021)",
+    "1p/19q",
+    "MGMT status",
+    "MGMT index",
+    "EOR",
+    "Biopsy prior to imaging",
+    "BraTS21 ID",
+    "BraTS21 Segmentation Cohort",
+    "BraTS21 MGMT Cohort",
+)
 MEANINGS = {
     "idh_published": "IDH as published, with the amino acid exchange where it is known",
     "mgmt_published": "MGMT as published; indeterminate is missing in mgmt",
@@ -74,7 +88,7 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
             "the release has a clinical table of its own", step=STEP, field="participants", remedy="leave it out"
         )
     path = _metadata(source)
-    table = read_text_table(path, step=STEP)
+    table = read_text_table(path, step=STEP, columns=_COLUMNS)
     require_columns(table, _REQUIRED, file=path.name, step=STEP)
     found = table["ID"].str.strip().map(_ID.fullmatch)
     if found.isna().any():

@@ -23,7 +23,7 @@ from pipelines.datasets.checks import check_release
 from pipelines.datasets.clinical import participants_of
 from pipelines.datasets.codings import coded, methylations, months_of_days, mutations, numbers, sexes, text
 from pipelines.datasets.release import Release
-from pipelines.datasets.source_tables import index_by, read_text_table
+from pipelines.datasets.source_tables import index_by, read_text_table, require_columns
 from services.shared.contracts import case_label
 from services.shared.errors import IdMismatch, InvalidTable, NotFound
 from services.shared.storage import sha256_of
@@ -35,6 +35,22 @@ Segmentation = Literal["automatic", "corrected_where_present"]
 _SCAN = re.compile(r"UPENN-GBM-\d+_\d+")
 _PREOPERATIVE = "_11"
 _FEATURES = re.compile(r".*?(?P<region>ED|ET|NC)\.csv(\.gz)?", re.I)
+_FOLLOW_UP = ("Survival_Status", "Survival_Censor")
+_DAYS = "Survival_from_surgery_days"
+_COLUMNS = (
+    "ID",
+    *_FOLLOW_UP,
+    "Age_at_scan_years",
+    "Age",
+    "Gender",
+    "Sex",
+    "IDH1",
+    "MGMT",
+    "KPS",
+    "GTR_over90percent",
+    "Time_since_baseline_preop",
+    "PsP_TP_score",
+)
 _STATUS = {
     "deceased": "dead",
     "alive": "alive",
@@ -82,7 +98,9 @@ def read_release(
             "the release has a clinical table of its own", step=STEP, field="participants", remedy="leave it out"
         )
     path = _clinical_file(source)
-    table = index_by(read_text_table(path, step=STEP), "ID", file=path.name, step=STEP)
+    written = read_text_table(path, step=STEP, columns=_COLUMNS)
+    require_columns(written, (*_FOLLOW_UP, _days_column(written)), file=path.name, step=STEP)
+    table = index_by(written, "ID", file=path.name, step=STEP)
     _check_scans(table.index, path.name)
     before = table[table.index.str.endswith(_PREOPERATIVE)]
     if before.empty:
@@ -192,13 +210,19 @@ def _patient(scan: str) -> str:
     return scan.rsplit("_", 1)[0]
 
 
+def _days_column(table: pd.DataFrame) -> str:
+    """The column of days, whatever version of the release its name ends in."""
+    begin = _DAYS.lower()
+    return next((n for n in map(str, table) if n.lower().replace(" ", "_").startswith(begin)), f"{_DAYS}_UPDATED")
+
+
 def _clinical(table: pd.DataFrame) -> pd.DataFrame:
     def column(name: str, *also: str) -> pd.Series:
         found = next((other for other in (name, *also) if other in table), None)
         return table[found] if found else pd.Series("", index=table.index, name=name)
 
-    days_column = next((name for name in table if str(name).lower().startswith("survival_from_surgery_days")), None)
-    days = numbers(column(str(days_column)), step=STEP, field=str(days_column))
+    days_column = _days_column(table)
+    days = numbers(table[days_column], step=STEP, field=days_column)
     censored = numbers(column("Survival_Censor"), step=STEP, field="Survival_Censor")
     event = coded(
         column("Survival_Status"),
@@ -256,7 +280,8 @@ def _features(source: Path) -> tuple[pd.DataFrame, pd.DataFrame, list[Path]]:
 def _joined(files: list[Path]) -> pd.DataFrame:
     tables = []
     for path in files:
-        table = index_by(read_text_table(path, step=STEP), "SubjectID", file=path.name, step=STEP)
+        written = read_text_table(path, step=STEP, columns=("SubjectID",))
+        table = index_by(written, "SubjectID", file=path.name, step=STEP)
         _check_scans(table.index, path.name)
         values = table.apply(pd.to_numeric, errors="coerce")
         # CaPTk writes -nan where a feature is not defined.

@@ -3,11 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.datasets.bakas import is_bakas_folder, read_bakas, read_release
+from pipelines.datasets.bakas import read_bakas, read_release
 from pipelines.datasets.release import read_matrix, write_release
 from pipelines.studies import grading
 from services.shared.cohort import read_cohort
-from services.shared.errors import DuplicateId, NotFound
+from services.shared.errors import DuplicateId, NotFound, UnreadableFile
 
 
 @pytest.fixture
@@ -19,7 +19,6 @@ def folder(tmp_path):
 
 def test_both_tables_become_one(folder):
     found = read_bakas(folder)
-    assert is_bakas_folder(folder)
     assert found.features.index.tolist() == ["TCGA-01", "TCGA-02"]
     assert found.features.columns.tolist() == ["V1", "V2", "V3"]
     assert found.features["V1"].isna().tolist() == [True, False]
@@ -35,15 +34,34 @@ def test_a_missing_table_and_a_patient_in_both_are_errors(folder):
     with pytest.raises(DuplicateId, match="TCGA-02"):
         read_bakas(folder)
     (folder / "TCGA_LGG_radiomicFeatures.csv").unlink()
-    assert not is_bakas_folder(folder)
     with pytest.raises(NotFound, match="TCGA_LGG_"):
         read_bakas(folder)
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_other_marks_spellings_and_blank_rows_give_the_same_tables(folder, mark):
+    before = read_bakas(folder)
+    for path in folder.iterdir():
+        path.write_text((path.read_text() + ",,,\n").replace(",", mark))
+    path = folder / "TCGA_LGG_radiomicFeatures.csv"
+    path.write_text(path.read_text().replace("V1", "v1").replace("Date", "DATE"))
+    after = read_bakas(folder)
+    assert after.features.equals(before.features)
+    assert after.in_one_file == before.in_one_file
+
+
+def test_a_table_without_a_patient_is_refused(folder):
+    (folder / "TCGA_GBM_radiomicFeatures.csv").write_text("ID,Date,V1,V2\n")
+    with pytest.raises(UnreadableFile, match=r"no row.*TCGA_GBM_radiomicFeatures\.csv"):
+        read_bakas(folder)
+    with pytest.raises(NotFound, match="absent"):
+        read_release(folder / "absent")
 
 
 @pytest.mark.real
 def test_published_radiomics_tell_grades_apart(real_data):
     folder = real_data / "tcia_bakas_radiomics"
-    if not is_bakas_folder(folder):
+    if not folder.is_dir():
         pytest.skip("no tables in tcia_bakas_radiomics")
     tables = read_bakas(folder)
     assert tables.features.shape == (167, 724)
@@ -85,7 +103,7 @@ def test_identifiers_that_differ_in_punctuation_alone_are_refused(folder):
 @pytest.mark.real
 def test_published_patients_get_grade_markers_and_survival_from_tcga(real_data):
     folder, clinical = real_data / "tcia_bakas_radiomics", real_data / "tcga_glioma_clinical"
-    if not is_bakas_folder(folder) or not clinical.is_dir():
+    if not folder.is_dir() or not clinical.is_dir():
         pytest.skip("no tables in tcia_bakas_radiomics or tcga_glioma_clinical")
     plain, joined = read_release(folder), read_release(folder, participants=clinical)
     assert plain.participants["grade_group"].value_counts().to_dict() == {"HGG": 102, "LGG": 65}
@@ -101,7 +119,7 @@ def test_published_patients_get_grade_markers_and_survival_from_tcga(real_data):
 @pytest.mark.parametrize("joined", [False, True])
 def test_a_cohort_of_the_release_has_the_labels_of_its_files(storage, real_data, joined):
     folder, clinical = real_data / "tcia_bakas_radiomics", real_data / "tcga_glioma_clinical"
-    if not is_bakas_folder(folder) or not clinical.is_dir():
+    if not folder.is_dir() or not clinical.is_dir():
         pytest.skip("no tables in tcia_bakas_radiomics or tcga_glioma_clinical")
     tables = read_bakas(folder)
     write_release(storage, "bakas", read_release(folder, participants=clinical if joined else None))

@@ -115,6 +115,37 @@ def test_bad_tables_are_refused(folder, file, old, new, error, message):
         read_release(folder)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(",", "|"), ("Age", "Years"), ("BraTS19ID", "Case")],
+)
+def test_a_survival_table_that_is_none_is_refused_and_not_left_aside(folder, old, new):
+    path = folder / "survival_data.csv"
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(InvalidTable, match=r"survival_data\.csv"):
+        read_release(folder)
+
+
+def test_headers_in_capitals_and_tables_of_other_things(folder):
+    before = read_release(folder)
+    (folder / "volumes.csv").write_text("case,volume\na,1\n")
+    for path in folder.glob("s*.csv"):
+        header, _, rows = path.read_text().partition("\n")
+        path.write_text(f"{header.upper()}\n{rows}")
+    after = read_release(folder)
+    assert after.participants.equals(before.participants)
+    assert after.counted == {**before.counted, "tables not recognised: volumes.csv": 1}
+
+
+def test_a_repeated_column_and_a_patient_without_a_name_are_refused(folder):
+    (folder / "name_mapping.csv").write_text(MAPPING + "HGG,NA,NA,NA,NA\n")
+    with pytest.raises(InvalidTable, match="no identifier"):
+        read_release(folder)
+    (folder / "name_mapping.csv").write_text(MAPPING.replace("TCGA_TCIA_subject_ID", "Grade"))
+    with pytest.raises(InvalidTable, match=r"twice.*name_mapping\.csv.*Grade"):
+        read_release(folder)
+
+
 def test_other_tables_are_refused(tmp_path):
     (tmp_path / "grades.csv").write_text("case,grade\na,4\n")
     with pytest.raises(NotFound, match=r"grades\.csv"):

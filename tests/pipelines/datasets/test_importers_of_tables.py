@@ -7,11 +7,14 @@ import re
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from pipelines.datasets import IMPORTERS, importer
 from pipelines.datasets.checks import check_release
 from pipelines.datasets.release import read_matrix, write_release
 from services.shared.cohort import PARTICIPANT_COLUMNS, read_cohort
+from services.shared.errors import InvalidValue, UnreadableFile
 
 CEL = "Sample,CD44,GPX4\nGSM2,1.5,2\nGSM1,3,4\n"
 BARCODES = "sample\tTCGA-01-0002-01\tTCGA-01-0001-01\nCD44\t1.5\t2\nGPX4\t3\t4.5\n"
@@ -51,6 +54,62 @@ def written(tmp_path, name):
     clinical = tmp_path / "clinical.csv"
     clinical.write_text(CLINICAL.format(first=min(ids), second=max(ids)))
     return folder, clinical
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_blank_rows_of_a_spreadsheet_change_nothing_and_are_counted(tmp_path, name):
+    folder, clinical = written(tmp_path, name)
+    before = importer(name).read_release(folder, participants=clinical)
+    for path in [*folder.iterdir(), clinical]:
+        header = path.read_text().splitlines()[0]
+        path.write_text(path.read_text() + re.sub(r"[^,\t]", "", header) + "\n")
+    after = importer(name).read_release(folder, participants=clinical)
+    assert after.participants.equals(before.participants)
+    for matrix in before.matrices:
+        assert after.matrices[matrix].equals(before.matrices[matrix])
+    blank = {f"blank rows of {path.name}": 1 for path in [*folder.iterdir(), clinical]}
+    assert after.counted == {**before.counted, **blank}
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_table_cut_in_the_middle_of_a_line_is_refused(tmp_path, name):
+    folder, _ = written(tmp_path, name)
+    for path in sorted(folder.iterdir()):
+        text = path.read_text().rstrip("\n")
+        mark = "\t" if "\t" in text else ","
+        path.write_text(text[: text.rindex(mark)])
+        with pytest.raises(UnreadableFile, match=re.escape(path.name)):
+            importer(name).read_release(folder)
+        path.write_text(text)
+
+
+def test_options_are_those_of_the_importer():
+    assert importer("tcga").options() == {}
+    assert importer("upenn_gbm").options() == {"segmentation": ("automatic", "corrected_where_present")}
+    assert importer("tcga_expression").options() == {"scale": ("log2", "z-score", "linear", "counts")}
+
+
+def test_an_option_is_handed_on_and_others_are_refused(tmp_path, storage):
+    folder, _ = written(tmp_path, "tcga_expression")
+    run = CliRunner()
+    for options, words in (
+        (["scale=linear"], ""),
+        (["scale=logged"], "no such value"),
+        (["unit=linear"], "no such option"),
+        (["scale"], "NAME=VALUE"),
+        (["scale=log2", "scale=linear"], "twice"),
+    ):
+        given = [part for option in options for part in ("--option", option)]
+        result = run.invoke(app, ["import", "tcga_expression", str(folder), f"c{len(words)}", *given])
+        if words:
+            assert isinstance(result.exception, InvalidValue)
+            assert words in str(result.exception)
+        else:
+            assert result.exit_code == 0
+            statement = json.loads(storage.read_text("raw/c0/import.json"))
+            assert statement["counted"]["matrices taken as linear, as asked"] == 1
+    refused = run.invoke(app, ["import", "nifti", str(folder), "c", "--option", "scale=log2"])
+    assert "no options" in str(refused.exception)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

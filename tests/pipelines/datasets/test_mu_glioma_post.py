@@ -56,6 +56,32 @@ def test_follow_up_ends_at_death_or_the_last_mri(folder):
     assert frame.at["PatientID_0003", "death_day"] == 50
 
 
+def test_spaces_around_identifiers_do_not_matter_and_a_row_without_one_is_refused(folder):
+    before = read_release(folder)
+    path = folder / "radiomics_512.csv"
+    path.write_text(FEATURES.replace("PatientID_0001,Timepoint_2", " PatientID_0001 , Timepoint_2 "))
+    after = read_release(folder)
+    assert after.participants.equals(before.participants)
+    assert after.dropped == before.dropped
+    path.write_text(FEATURES + ",Timepoint_1,,,,2\n")
+    with pytest.raises(InvalidTable, match=r"no identifier.*radiomics_512\.csv.*row 4"):
+        read_release(folder)
+
+
+def test_tables_without_follow_up_are_refused_and_capitals_are_not(folder):
+    before = read_release(folder)
+    path = folder / "clinical.csv"
+    text = path.read_text()
+    path.write_text(text.replace(HEADER, HEADER.upper()))
+    assert read_release(folder).participants.equals(before.participants)
+    path.write_text(text.replace("MRI (Timepoint_", "scan ("))
+    with pytest.raises(InvalidTable, match="day of an MRI"):
+        read_release(folder)
+    path.write_text(text.replace("IDH2 mutation", "IDH1 mutation"))
+    with pytest.raises(InvalidTable, match=r"twice.*IDH1 mutation"):
+        read_release(folder)
+
+
 def test_one_time_point_a_patient_and_no_column_that_tells_the_outcome(folder):
     release = read_release(folder)
     features = release.matrices["features"]

@@ -111,6 +111,16 @@ def test_tables_that_are_malformed(tmp_path, file, old, new, error, words):
         read_release(tmp_path)
 
 
+def test_an_optional_table_that_is_none_is_counted_or_refused(folder):
+    assert read_release(folder).counted["tables not recognised: other.csv"] == 1
+    (folder / "cdr.csv").write_text(CDR.replace(",", "|"))
+    with pytest.raises(InvalidTable, match=r"cdr\.csv.*sample\|OS"):
+        read_release(folder)
+    (folder / "cdr.csv").write_text(CDR.replace("PFI.time", "OS.time"))
+    with pytest.raises(InvalidTable, match=r"twice.*cdr\.csv.*OS\.time"):
+        read_release(folder)
+
+
 def test_folders_that_are_not_this_release(tmp_path, folder):
     assert is_tcga_folder(folder)
     (folder / "again.csv").write_text(CDR)

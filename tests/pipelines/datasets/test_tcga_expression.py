@@ -83,6 +83,7 @@ def test_cbioportal(tmp_path):
     assert found.matrices["expression"].loc["TCGA010001"].to_dict() == {"CD44": 6.0, "GPX4": 7.0}
     assert found.scale == {"expression": "log2(RSEM + 1)"}
     assert found.counted == {
+        "matrices taken as linear, by the range of values and the file's name": 1,
         "columns of annotation": 1,
         "genes left out that have no symbol": 1,
         "genes left out that a sample lacks": 1,
@@ -111,6 +112,26 @@ def test_a_second_header_line_with_the_subtype(tmp_path):
     found = read_release(path)
     assert found.participants["expression_subtype"].tolist() == ["Neural", "Classical"]
     assert found.matrices["expression"]["CD44"].tolist() == [-1.5, 2.0]
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([lines[0], lines[2], lines[1]]))
+    assert read_release(path).participants.equals(found.participants)
+    path.write_text("\n".join([lines[0], lines[2], lines[1].replace("Subtype", "Cluster")]))
+    with pytest.raises(InvalidTable, match=r"text.*Cluster.*Neural"):
+        read_release(path)
+
+
+def test_a_stated_scale_goes_before_what_the_values_look_like(tmp_path):
+    path = matrix(tmp_path / "fpkm.tsv", ["CD44", "GPX4"], [[1.5, 7, 3, 4], [15, 11.5, 12, 13]])
+    told, stated = read_release(path), read_release(path, scale="linear")
+    assert told.scale == stated.scale == {"expression": "log2(FPKM + 1)"}
+    assert told.counted["matrices taken as log2, by the range of values and the file's name"] == 1
+    assert stated.counted["matrices taken as linear, as asked"] == 1
+    np.testing.assert_allclose(
+        stated.matrices["expression"], np.log2(told.matrices["expression"] + 1), rtol=0, atol=1e-12
+    )
+    assert read_release(path, scale="z-score").scale == {"expression": "z-score of expression"}
+    with pytest.raises(InvalidTable, match="logarithm"):
+        read_release(path, scale="counts")
 
 
 @pytest.mark.parametrize(

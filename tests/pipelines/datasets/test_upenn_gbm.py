@@ -111,6 +111,21 @@ def test_unknown_codes_and_repeated_ids_are_refused(folder, old, new, error, mes
         read_release(folder)
 
 
+def test_a_header_in_capitals_is_read_and_one_without_follow_up_is_refused(folder):
+    before = read_release(folder)
+    path = folder / "UPENN-GBM_clinical_info_v2.1.csv"
+    text = path.read_text()
+    path.write_text(text.replace(HEADER, HEADER.upper().replace("_STATUS", " STATUS")))
+    assert read_release(folder).participants.equals(before.participants)
+    for name in ("Survival_Status", "Survival_Censor", "Survival_from_surgery_days_UPDATED"):
+        path.write_text(text.replace(name, "Other"))
+        with pytest.raises(InvalidTable, match=f"not there.*{name}"):
+            read_release(folder)
+    path.write_text(text.replace("KPS", "MGMT"))
+    with pytest.raises(InvalidTable, match=r"twice.*MGMT"):
+        read_release(folder)
+
+
 def test_features_that_do_not_fit_are_refused(folder):
     write_features(folder / "captk_automaticsegm" / "T1_ED.csv", {"00001_11": "3", "00002_11": "much"})
     with pytest.raises(InvalidTable, match="much"):
