@@ -239,8 +239,8 @@ DIFFERENCES: Mapping[str, str] = {
         "IDH-mutant lower-grade glioma of TCGA: nearer to the paper's patients, but of grade 2 and 3 and fewer."
     ),
     "atrx-bakas-astrocytoma": (
-        "The paper's own question, but in a few patients of grade 2 and 3 instead of 234 of grade 3 and 4, without deep "
-        "features and without VASARI."
+        "The paper's own question, but in a few patients of grade 2 and 3 instead of 234 of grade 3 and 4, without "
+        "deep features and without VASARI."
     ),
     "atrx-mu-glioma-post": (
         "Scans after surgery, radiomics of the tumour core that were chosen for another outcome (progression), and all "
