@@ -22,6 +22,7 @@
     "name" "job"
     "image" "{{ image }}"
     "imagePullPolicy" .Values.global.image.pullPolicy
+    "command" (list "/usr/bin/env")
     "args" "{{ command }}"
     "envFrom" (list (dict "configMapRef" (dict "name" (include "gliaflow.fullname" (dict "root" . "name" "pipelines")))))
     "env" $env
