@@ -30,7 +30,7 @@ from pipelines.datasets.codings import Codes, coded, numbers, text
 from pipelines.datasets.nifti import SEGMENTATION, ImportedCase
 from pipelines.datasets.release import Release, write_release
 from pipelines.datasets.slice_stacks import Pixels, Scan, SliceStack, find_scans, read_stack
-from pipelines.datasets.source_tables import counting_blank_rows, index_by, read_text_table
+from pipelines.datasets.source_tables import counting_blank_rows, index_by, not_there, read_text_table
 from services.shared.cohort import CaseKeys, Label, Sequence, participants_key
 from services.shared.contracts import CaseRef, case_label
 from services.shared.errors import DuplicateId, GliaflowError, IdMismatch, NotFound
@@ -265,6 +265,7 @@ def _read_tables(source: Path, scans: list[Scan], participants: Path | None) -> 
     if paths:
         with counting_blank_rows() as counted:
             clinical = read_clinical_tables(paths)
+        counted |= not_there(clinical, (*(new for new, _ in _CODES.values()), "age_years", *_AS_CODED.values()))
         counted["patients without clinical row"] = int((~frame["participant_id"].isin(clinical.index)).sum())
         counted["clinical rows without images"] = int((~clinical.index.isin(frame["participant_id"])).sum())
         if counted["patients without clinical row"] == len(frame):

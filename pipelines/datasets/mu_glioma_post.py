@@ -21,7 +21,7 @@ from pipelines.datasets.checks import check_release
 from pipelines.datasets.clinical import hashes, participants_of
 from pipelines.datasets.codings import Codes, coded, grades, months_of_days, numbers, sexes, text
 from pipelines.datasets.release import Release
-from pipelines.datasets.source_tables import identifiers, index_by, read_text_table, require_columns
+from pipelines.datasets.source_tables import identifiers, index_by, not_there, read_text_table, require_columns
 from services.shared.contracts import case_label
 from services.shared.errors import IdMismatch, InvalidTable, NotFound
 
@@ -117,6 +117,7 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
         scale={"features": "radiomic features as published, of one MRI a patient"},
         dropped=dropped,
         counted={
+            **not_there(table, _TAKEN),
             "patients without features": without_features,
             "later time points": len(later),
             "patients censored at the last MRI": int((frame["event"] == 0).sum()),
@@ -126,7 +127,7 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
             "IDH1 wild type with IDH2 unknown": int(((frame["idh1"] == "0") & frame["idh2"].isna()).sum()),
             "ATRX mosaic": int(frame["atrx_code"].isin(["2", "3"]).sum()),
             "patients without scan day": int((frame["time_point"].notna() & frame["scan_day"].isna()).sum()),
-            "clinical columns left out": len(table.columns) - len(_TAKEN),
+            "clinical columns left out": sum(name not in _TAKEN for name in table),
             "infinite entries taken as missing": infinite,
             "missing entries": int(features.isna().to_numpy().sum()),
         },

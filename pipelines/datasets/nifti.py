@@ -33,6 +33,7 @@ _SUFFIXES: dict[str, str] = {
 }
 _OF_THE_BRAIN = frozenset({"brain_segmentation", "parenchyma_segmentation"})
 _FOLLOW_UP = re.compile(r"_FU\d+d$", re.IGNORECASE)
+_NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _QUALIFIERS = frozenset({"bet", "brain", "stripped", "preproc", "n4", "raw", "native"})
 
 
@@ -65,6 +66,8 @@ def sequence_of(file_name: str) -> str | None:
 def find_cases(source: Path) -> list[Path]:
     """Return the case folders of a release: ``source`` itself if it holds images, else its folders that do.
 
+    Where none does, the folders within these are looked at: BraTS parts its cases into HGG and LGG.
+
     Raises
     ------
     NotFound
@@ -72,7 +75,9 @@ def find_cases(source: Path) -> list[Path]:
     """
     if not source.is_dir():
         raise NotFound("there is no such folder", field="source", got=source.name)
-    found = [folder for folder in [source, *sorted(source.iterdir())] if folder.is_dir() and _images(folder)]
+    below = _folders(source)
+    levels = ([source], below, [inner for folder in below for inner in _folders(folder)])
+    found = next((cases for folders in levels if (cases := [f for f in folders if _images(f)])), [])
     if not found:
         raise NotFound(
             "no image of a known name was found",
@@ -81,15 +86,20 @@ def find_cases(source: Path) -> list[Path]:
             expected="NIfTI files ending in " + ", ".join(sorted(_SUFFIXES)),
             remedy="rename the files, or point at the folder that holds the case folders",
         )
-    return [source] if found[0] == source else found
+    return found
+
+
+def _folders(folder: Path) -> list[Path]:
+    """Folders of a folder, without those that an operating system or an archiver leaves behind."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__MACOSX")))
 
 
 def _images(folder: Path) -> dict[str, list[Path]]:
     images: dict[str, list[Path]] = {}
     places = [folder, folder / "anat"]
     for path in sorted(p for place in places if place.is_dir() for p in place.iterdir()):
-        kind = sequence_of(path.name) if re.search(r"\.nii(\.gz)?$", path.name, re.IGNORECASE) else None
-        if kind and path.is_file():
+        kind = sequence_of(path.name) if _NIFTI.search(path.name) else None
+        if kind and path.is_file() and not path.name.startswith("."):
             images.setdefault(kind, []).append(path)
     return images
 
@@ -129,7 +139,7 @@ def import_nifti(
         Where a case is already in the cohort, or the table and the folders do not name the same cases.
     """
     folders = find_cases(source)
-    problems = _follow_up_scans(folders, cohort)
+    problems = [*_without_images(folders, cohort), *_follow_up_scans(folders, cohort)]
     labels = {folder: case_label(_source_id(folder)) for folder in folders if not _FOLLOW_UP.search(_source_id(folder))}
     known = read_cohort(storage, cohort) if storage.exists(participants_key(cohort)) else None
     _refuse_duplicates(list(labels.values()), known)
@@ -157,6 +167,23 @@ def import_nifti(
 
 def _source_id(folder: Path) -> str:
     return folder.name.removeprefix("sub-").removesuffix("_nifti")
+
+
+def _without_images(folders: list[Path], cohort: str) -> list[GliaflowError]:
+    """Folders beside those of cases that are empty, or whose images all have names that nobody knows."""
+    beside = sorted({p for parent in {folder.parent for folder in folders} for p in _folders(parent)} - set(folders))
+    return [
+        NotFound(
+            "a folder beside the cases' has no image of a known name",
+            case=f"{cohort}/sub-{case_label(_source_id(folder))}",
+            step="import",
+            field=folder.name,
+            expected="NIfTI files such as …_t1.nii.gz",
+            got=", ".join(sorted(path.name for path in folder.iterdir())[:3]) or "an empty folder",
+        )
+        for folder in (beside if len(folders) > 1 else [])
+        if not any(folder.iterdir()) or any(_NIFTI.search(path.name) for path in folder.iterdir())
+    ]
 
 
 def _follow_up_scans(folders: list[Path], cohort: str) -> list[GliaflowError]:
@@ -200,6 +227,8 @@ def _refuse_duplicates(labels: list[str], known: Cohort | None) -> None:
 def _import_case(storage: Storage, folder: Path, case: CaseRef) -> ImportedCase:
     images = _images(folder)
     keys = CaseKeys(case)
+    if set(images) == {SEGMENTATION}:
+        raise NotFound("the case has a segmentation and no image", field=folder.name, expected="T1w, T1c, T2w or FLAIR")
     for kind, paths in images.items():
         if len(paths) > 1:
             raise InvalidValue(
@@ -216,7 +245,9 @@ def _import_case(storage: Storage, folder: Path, case: CaseRef) -> ImportedCase:
 
 
 def _copy_compressed(source: Path, target: Path) -> None:
-    if source.name.lower().endswith(".gz"):
+    with source.open("rb") as file:
+        packed_already = file.read(2) == b"\x1f\x8b"
+    if packed_already:
         shutil.copyfile(source, target)
         return
     with source.open("rb") as plain, target.open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:

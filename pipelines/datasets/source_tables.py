@@ -241,6 +241,11 @@ def unrecognised(paths: Iterable[Path], *, telling: re.Pattern[str], step: str) 
     return {f"tables not recognised: {path.name}": 1 for path in left}
 
 
+def not_there(frame: pd.DataFrame, columns: Iterable[str]) -> dict[str, int]:
+    """Return a count by name of each column that a table of the release lacks."""
+    return {f"columns not there: {name}": 1 for name in columns if name not in frame}
+
+
 def tables_in(folder: Path) -> list[Path]:
     """Return a folder's tables, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.is_file() and _TABLE.search(path.name))

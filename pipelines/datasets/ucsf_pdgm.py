@@ -28,7 +28,7 @@ from pipelines.datasets.codings import (
     text,
 )
 from pipelines.datasets.release import Release
-from pipelines.datasets.source_tables import index_by, read_text_table, require_columns, tables_in
+from pipelines.datasets.source_tables import index_by, not_there, read_text_table, require_columns, tables_in
 from services.shared.errors import InvalidTable, NotFound
 
 NAME = "ucsf_pdgm"
@@ -113,6 +113,7 @@ def read_release(source: Path, *, participants: Path | None = None) -> Release:
         meanings=MEANINGS,
         dropped=dropped,
         counted={
+            **not_there(table, _COLUMNS[1:]),
             "later scans": len(dropped),
             "patients without follow-up": int(frame["os_months"].isna().sum()),
             "patients alive at last follow-up": int((frame["event"] == 0).sum()),

@@ -23,7 +23,7 @@ from pipelines.datasets.checks import check_release
 from pipelines.datasets.clinical import participants_of
 from pipelines.datasets.codings import coded, methylations, months_of_days, mutations, numbers, sexes, text
 from pipelines.datasets.release import Release
-from pipelines.datasets.source_tables import index_by, read_text_table, require_columns
+from pipelines.datasets.source_tables import index_by, not_there, read_text_table, require_columns
 from services.shared.contracts import case_label
 from services.shared.errors import IdMismatch, InvalidTable, NotFound
 from services.shared.storage import sha256_of
@@ -51,6 +51,7 @@ _COLUMNS = (
     "Time_since_baseline_preop",
     "PsP_TP_score",
 )
+_SAME = {"Age_at_scan_years": "Age", "Age": "Age_at_scan_years", "Gender": "Sex", "Sex": "Gender"}
 _STATUS = {
     "deceased": "dead",
     "alive": "alive",
@@ -146,6 +147,7 @@ def read_release(
         scale={"features": f"CaPTk radiomics as published, {segmentation} segmentation; DTI_TR is on the scale of MD"},
         dropped=dropped,
         counted={
+            **not_there(table, (name for name in _COLUMNS[1:] if _SAME.get(name) not in table)),
             "scans at recurrence": int((~table.index.str.endswith(_PREOPERATIVE)).sum()),
             "patients without features": int((~frame.index.isin(used.index)).sum()),
             "patients censored": int((frame["event"] == 0).sum()),

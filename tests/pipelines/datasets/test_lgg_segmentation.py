@@ -49,6 +49,21 @@ def release(tmp_path: Path) -> Path:
     return folder
 
 
+def test_clinical_columns_in_capitals_absent_ones_and_blank_rows(storage: Storage, release: Path) -> None:
+    before = read_clinical_tables([release / "data.csv"])
+    header, _, rows = TABLE.partition("\n")
+    (release / "data.csv").write_text(f"{header.upper()}\n{rows},,,,,,\n")
+    assert read_clinical_tables([release / "data.csv"]).equals(before)
+    import_lgg_segmentation(storage, release, "lgg")
+    counted = json.loads(storage.read_text("raw/lgg/import.json"))["counted"]
+    assert counted["blank rows of data.csv"] == 1
+    assert counted["columns not there: laterality"] == 1
+    assert "columns not there: sex" not in counted
+    (release / "data.csv").write_text(TABLE.replace("death01", "gender"))
+    with pytest.raises(InvalidTable, match=r"twice.*data\.csv.*gender"):
+        read_clinical_tables([release / "data.csv"])
+
+
 def test_slices_become_a_cohort_of_volumes(storage: Storage, release: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     imported, problems = import_lgg_segmentation(storage, release, "lgg", progress=lambda *now: seen.append(now))

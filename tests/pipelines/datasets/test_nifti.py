@@ -132,6 +132,41 @@ def test_clinical_table_that_does_not_fit_is_refused(
     assert not storage.exists("raw/c")
 
 
+def test_cases_in_folders_by_grade_and_what_an_archiver_leaves_behind(storage: Storage, tmp_path: Path) -> None:
+    release(tmp_path / "r" / "HGG", "a", "a_t1.nii.gz")
+    release(tmp_path / "r" / "LGG", "b", "b_t1.nii.gz")
+    release(tmp_path / "r" / "__MACOSX", "a", "a_t1.nii.gz")
+    (tmp_path / "r" / "HGG" / "a" / "._a_t1.nii.gz").write_bytes(b"x")
+    imported, problems = import_nifti(storage, tmp_path / "r", "c")
+    assert [case.case.id for case in imported] == ["a", "b"]
+    assert not problems
+
+
+def test_folders_that_are_no_whole_case_are_named(storage: Storage, tmp_path: Path) -> None:
+    source = release(tmp_path / "r", "a", "a_t1.nii.gz")
+    release(source, "b", "b_flair.nii.gz")
+    release(source, "masks", "x_seg.nii.gz")
+    release(source, "maps", "x_adc.nii.gz")
+    release(source, "empty")
+    release(source, "notes")
+    (source / "notes" / "readme.txt").write_text("x")
+    imported, problems = import_nifti(storage, source, "c")
+    assert [case.case.id for case in imported] == ["a", "b"]
+    assert [problem.field for problem in problems] == ["empty", "maps", "masks"]
+    assert storage.folders("raw/c") == ["sub-a", "sub-b"]
+
+
+@pytest.mark.parametrize("names", [("a_t1.nii.gz", "a_t1.nii"), ("a_t1.nii", "a_t1.nii.gz")])
+def test_the_content_decides_whether_an_image_is_compressed(
+    storage: Storage, tmp_path: Path, names: tuple[str, str]
+) -> None:
+    source = release(tmp_path / "r", "a", names[0])
+    (source / "a" / names[0]).rename(source / "a" / names[1])
+    imported, _ = import_nifti(storage, source, "c")
+    read = read_volume(storage, CaseKeys(imported[0].case).raw_image(Sequence.T1))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read), sitk.GetArrayFromImage(IMAGE))
+
+
 def test_folder_without_images_is_refused(storage: Storage, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotFound, match="no image of a known name"):

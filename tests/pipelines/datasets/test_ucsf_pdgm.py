@@ -72,6 +72,15 @@ def test_images_join_the_table_by_folder_and_by_the_name_of_brats_2021(table, st
     assert "gross total" in storage.read_text("raw/brats/participants.json")
 
 
+def test_a_header_in_capitals_is_read_and_an_absent_column_is_counted(table):
+    before = read_release(table)
+    text = table.read_text()
+    table.write_text(text.replace(HEADER, HEADER.upper()))
+    assert read_release(table).participants.equals(before.participants)
+    table.write_text(text.replace("EOR", "Extent"))
+    assert read_release(table).counted == {**before.counted, "columns not there: EOR": 1}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "error", "message"),
     [
