@@ -63,7 +63,7 @@ def test_libraries_write_where_they_may(rendered: Rendered) -> None:
             assert mounts["/tmp"] in writable
             folders = {entry["name"]: entry["value"] for entry in container["env"] if "value" in entry}
             assert folders["HOME"] == folders["TMPDIR"] == "/tmp"
-            if "service" in container["name"] or container["name"] == "job":
+            if container["name"] in ("service", "prefect-job"):
                 assert mounts[folders["NUMBA_CACHE_DIR"]] in writable
 
 

@@ -1,4 +1,4 @@
-"""checkov finds nothing but what the skip list gives reasons for, and the list holds nothing that is no longer found."""
+"""checkov finds nothing but what the skip list gives reasons for, and the list holds nothing it no longer finds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def find_checkov() -> str:
 
 def test_checkov_finds_what_the_list_gives_reasons_for(profiles: dict[str, Rendered], tmp_path: Path) -> None:
     checkov = find_checkov()
-    for profile, rendered in profiles.items():
+    for profile in ("cpu", "production"):
+        rendered = profiles[profile]
         objects = [*rendered.objects, rendered.flow_run() | {"metadata": {"name": "flow-run", "namespace": "brain"}}]
         (tmp_path / f"{profile}.yaml").write_text(yaml.safe_dump_all(objects))
     configuration = yaml.safe_load(CONFIGURATION.read_text())

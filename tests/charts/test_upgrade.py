@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -80,6 +81,7 @@ def test_migrations_run_before_the_rest_and_bring_what_they_need(profiles: dict[
         assert not profiles[profile].of("Job")
 
 
+@pytest.mark.slow
 def test_feature_registry_is_migrated_twice_without_harm(profiles: dict[str, Rendered], tmp_path: Path) -> None:
     job = profiles["production"].named("Job", "migrate-features")
     program, option, code = job["spec"]["template"]["spec"]["containers"][0]["command"]
@@ -101,6 +103,24 @@ def test_prefect_knows_the_commands(profiles: dict[str, Rendered]) -> None:
             [sys.executable, "-m", *words, "--help"], capture_output=True, text=True, timeout=120, check=True
         )
         assert all(option in done.stdout for option in options), done.stdout
+
+
+def test_a_flow_run_is_what_prefect_takes(rendered: Rendered) -> None:
+    """Prefect's Kubernetes worker checks these places itself and puts the command into ``args``."""
+    job = rendered.flow_run(command="prefect flow-run execute", role="promoter", gpus=1, deadline_seconds=60)
+    spec = job["spec"]["template"]["spec"]
+    assert (job["apiVersion"], job["kind"], spec["restartPolicy"]) == ("batch/v1", "Job", "Never")
+    (container,) = spec["containers"]
+    assert container["name"] == "prefect-job"
+    assert container["command"] == ["/usr/bin/env"]
+    assert spec["serviceAccountName"] == "rel-promoter"
+    assert job["spec"]["activeDeadlineSeconds"] == 60
+    assert "runtimeClassName" not in spec
+    template = rendered.job_template()
+    known = set(template["variables"]["properties"])
+    used = set(re.findall(r"\{\{ (\w+) \}\}", json.dumps(template["job_configuration"])))
+    assert used <= known
+    assert known - used <= {"runtime_class"}
 
 
 def test_the_umbrella_is_the_same_chart_once_a_service() -> None:

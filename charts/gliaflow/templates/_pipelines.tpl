@@ -8,18 +8,18 @@
 
 {{- /* root → the work pool's base job template: what the worker makes of a flow run, with placeholders for job variables */ -}}
 {{- define "gliaflow.jobTemplate" -}}
-{{- $names := dict "root" . "name" "job" "component" "pipelines" -}}
-{{- $labels := include "gliaflow.podLabels" $names | fromYaml -}}
-{{- $_ := set $labels "app.kubernetes.io/name" "{{ role }}" -}}
+{{- /* Prefect adds its own version and part-of; network policies choose by these three. */ -}}
+{{- $labels := dict "app.kubernetes.io/name" "{{ role }}" "app.kubernetes.io/instance" .Release.Name "app.kubernetes.io/component" "pipelines" -}}
 {{- $jobs := .Values.jobs -}}
-{{- $env := include "gliaflow.env" (dict "root" . "container" "job" "secretEnv" .Values.pipelines.secretEnv) | fromYamlArray -}}
+{{- $env := include "gliaflow.env" (dict "root" . "container" "prefect-job" "secretEnv" .Values.pipelines.secretEnv) | fromYamlArray -}}
 {{- $limits := dict "cpu" "{{ cpu_limit }}" "memory" "{{ memory_limit }}" -}}
 {{- $_ := set $limits $jobs.gpu.resource "{{ gpus }}" -}}
 {{- $mounts := append (include "gliaflow.mounts" (dict "root" .) | fromYamlArray) (dict "name" "shared-memory" "mountPath" "/dev/shm") -}}
 {{- $memory := dict "name" "shared-memory" "emptyDir" (dict "medium" "Memory" "sizeLimit" $jobs.sharedMemory) -}}
 {{- $volumes := append (include "gliaflow.volumes" (dict "root" . "scratch" $jobs.scratch) | fromYamlArray) $memory -}}
+{{- /* Prefect insists on the container's name; env runs whatever command comes, whatever the image's entry point is. */ -}}
 {{- $container := dict
-    "name" "job"
+    "name" "prefect-job"
     "image" "{{ image }}"
     "imagePullPolicy" .Values.global.image.pullPolicy
     "command" (list "/usr/bin/env")
