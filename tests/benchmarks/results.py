@@ -1,7 +1,7 @@
 """Run every real experiment and write RESULTS.md; then README.md's short table, with the demo's figures, by markers.
 
 ``make demo`` first: it leaves the phantom's figures in the storage root. Real input is read from GLIAFLOW_REAL_DATA.
-``--only NAME`` (several times if needed) runs single experiments and writes RESULTS.md alone.
+``--only NAME`` (several times if needed) runs single experiments and writes RESULTS.md alone; ``--keep`` runs none.
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ def survival_rows(storage: Storage) -> Iterator[str]:
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="results", description="Run real experiments and write RESULTS.md")
     parser.add_argument("--only", action="append", choices=list(EXPERIMENTS), metavar="NAME", help="an experiment")
+    parser.add_argument("--keep", action="store_true", help="write the pages from what earlier runs left")
     return parser.parse_args()
 
 
@@ -157,7 +158,7 @@ def main() -> None:
     quiet_libraries()
     storage = open_storage()
     data = settings().real_data
-    runs = run_experiments(storage, data, with_needed(arguments.only or EXPERIMENTS))
+    runs = [] if arguments.keep else run_experiments(storage, data, with_needed(arguments.only or EXPERIMENTS))
     RESULTS.write_text(results_page(storage, EXPERIMENTS), encoding="utf-8")
     if not arguments.only:
         lines = [*classification_rows(storage), "", *survival_rows(storage)]
