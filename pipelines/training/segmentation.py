@@ -30,12 +30,13 @@ from pipelines.training.segmentation_cases import (
     voxel_size_mm,
 )
 from services.segmentation.contracts import DEFAULT_MODEL
-from services.segmentation.inference import Predictor, choose_device, predict_probabilities, torch_threads
-from services.segmentation.network import NetworkSpec, build_network
+from services.segmentation.inference import Predictor, predict_probabilities
+from services.segmentation.network import Architecture, NetworkSpec, build_network, channels_last
 from services.segmentation.regions import region_dice
 from services.segmentation.weights import card_key, read_card, save_network, weights_key
 from services.shared.cohort import CaseKeys, Region
 from services.shared.contracts import CaseRef, Contract, Key
+from services.shared.device import choose_device, torch_threads
 from services.shared.errors import InvalidValue, NotFound
 from services.shared.manifest import run_step
 from services.shared.storage import Storage
@@ -53,13 +54,21 @@ class TrainParameters(Contract):
     The paper: width 64, 200 epochs, learning rate 5e-4, patience 10, 1 mm voxels.
     """
 
-    width: Annotated[int, Field(ge=2, le=256)] = Field(16, description="Kernels of every convolution")
-    levels: Annotated[int, Field(ge=1, le=6)] = Field(4, description="Times that the context path halves its size")
+    architecture: Architecture = Field("residual-unet-3d", description="The paper's is recombination-unet-3d")
+    width: Annotated[int, Field(ge=2, le=256)] = Field(16, description="Kernels of a convolution at full size")
+    levels: Annotated[int, Field(ge=1, le=6)] = Field(3, description="Times that the network halves its size")
     normalisation: Literal["batch", "instance"] = "batch"
     epochs: Annotated[int, Field(ge=1)] = Field(40, description="Passes over the cases")
+    batch_size: Annotated[int, Field(ge=1)] = Field(2, description="Crops a step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(2e-3, description="Of Adam, at the start")
+    schedule: Literal["cosine", "plateau"] = Field(
+        "cosine", description="Learning rate: down to 0 along a cosine, or halved without improvement as in the paper"
+    )
     patience: Annotated[int, Field(ge=0)] = Field(5, description="Epochs without improvement before it is halved")
     tuning_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(0.17, description="Share of cases to tune on")
+    drop_sequence: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Share of crops that lose sequences at random; then a case may lack any but its last"
+    )
     patch_voxels: Annotated[int, Field(ge=8)] = Field(48, description="Longest side of a training crop, voxels")
     memory_mb: Annotated[int, Field(ge=64)] = Field(2048, description="Memory for the network's features in tuning")
 
@@ -135,9 +144,11 @@ def train_segmentation(
 
     def compute() -> list[str]:
         spec = NetworkSpec(
+            architecture=parameters.architecture,
             width=parameters.width,
             levels=parameters.levels,
             normalisation=parameters.normalisation,
+            optional=NetworkSpec().channels if parameters.drop_sequence else (),
             voxel_mm=voxel_size_mm(storage, [*learn, *tune]),
         )
         with torch_threads(threads or torch.get_num_threads()):
@@ -246,7 +257,9 @@ def _fit(
 ) -> _Training:
     with isolate_rng(), quiet_lightning(), deterministic_restored(), tempfile.TemporaryDirectory() as folder:
         lightning.seed_everything(seed, verbose=False)
-        crops = TrainingCrops(learn, spec, patch_voxels=parameters.patch_voxels, seed=seed)
+        crops = TrainingCrops(
+            learn, spec, patch_voxels=parameters.patch_voxels, drop_sequence=parameters.drop_sequence, seed=seed
+        )
         order = torch.Generator().manual_seed(seed)
         run = _Training(spec, tune, parameters=parameters, progress=progress)
         trainer = lightning.Trainer(
@@ -260,7 +273,7 @@ def _fit(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(run, DataLoader(crops, batch_size=1, shuffle=True, generator=order))
+        trainer.fit(run, DataLoader(crops, batch_size=parameters.batch_size, shuffle=True, generator=order))
     return run
 
 
@@ -276,7 +289,7 @@ class _Training(lightning.LightningModule):
         progress: Progress | None,
     ) -> None:
         super().__init__()
-        self.network = build_network(spec)
+        self.network = channels_last(build_network(spec))
         # Smoothing by a voxel keeps a class that a case does not have from ruling the Dice of a batch of one; the
         # weights keep cross-entropy from being about background alone, so that core and enhancing part come apart.
         self.loss = DiceCELoss(
@@ -294,6 +307,7 @@ class _Training(lightning.LightningModule):
         self._plan = parameters
         self._progress = progress
         self._losses: list[float] = []
+        self._step_schedule: Callable[[float], None] = lambda _: None
 
     @property
     def best(self) -> EpochFigures:
@@ -303,12 +317,18 @@ class _Training(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam; the scheduler is stepped by hand, after tuning."""
         optimiser = torch.optim.Adam(self.network.parameters(), lr=self._plan.learning_rate)
-        self._schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.5, patience=self._plan.patience)
+        if self._plan.schedule == "plateau":
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.5, patience=self._plan.patience)
+            self._step_schedule = plateau.step
+        else:
+            cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self._plan.epochs)
+            self._step_schedule = lambda _: cosine.step()
         return optimiser
 
     def training_step(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the loss of one crop."""
-        loss: torch.Tensor = self.loss(self.network(batch["inputs"]), batch["classes"])
+        inputs = batch["inputs"].contiguous(memory_format=torch.channels_last_3d)
+        loss: torch.Tensor = self.loss(self.network(inputs), batch["classes"])
         if not torch.isfinite(loss):
             raise InvalidValue(
                 "the loss is not finite any more",
@@ -323,7 +343,7 @@ class _Training(lightning.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Measure the tuning cases, keep the weights if they are the best so far, and report."""
-        rate = float(self._schedule.optimizer.param_groups[0]["lr"])
+        rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         tuning_loss, agreement = self._tuning_figures()
         choosing = [value for region in _CHOOSING_REGIONS if (value := agreement[region]) is not None]
         figures = EpochFigures(
@@ -338,7 +358,7 @@ class _Training(lightning.LightningModule):
         if self.best is figures:
             self.best_weights = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         self._losses.clear()
-        self._schedule.step(tuning_loss)
+        self._step_schedule(tuning_loss)
         if self._progress is not None:
             self._progress(figures, self._plan.epochs)
 
@@ -348,7 +368,7 @@ class _Training(lightning.LightningModule):
         predictor = Predictor(self._spec, self.network.eval(), self.device, sha256="")
         losses, found = [], []
         for case in self._tune:
-            probabilities = predict_probabilities(predictor, case.inputs, memory_mb=self._plan.memory_mb)
+            probabilities = predict_probabilities(predictor, case.inputs, memory_mb=self._plan.memory_mb).probabilities
             logits = torch.from_numpy(np.log(np.maximum(probabilities, _TINY)))[None]
             losses.append(float(self.loss(logits, torch.from_numpy(case.classes)[None, None])))
             labels = np.where(case.brain, values[probabilities.argmax(axis=0)], 0)

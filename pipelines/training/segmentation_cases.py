@@ -10,7 +10,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 import torch
 from monai.transforms.compose import Compose
-from monai.transforms.croppad.dictionary import DivisiblePadd, RandCropByPosNegLabeld
+from monai.transforms.croppad.dictionary import RandCropByPosNegLabeld, SpatialPadd
 from monai.transforms.intensity.dictionary import (
     RandAdjustContrastd,
     RandGaussianNoised,
@@ -154,10 +154,20 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
     Parameters
     ----------
     patch_voxels
-        Longest side of a crop; a smaller case comes whole.
+        Longest side of a crop; a smaller case comes whole. All crops are padded to one size.
+    drop_sequence
+        Share of crops that lose one sequence or more, never all; what is lost is 0, as it is to the service.
     """
 
-    def __init__(self, cases: ListOf[PreparedCase], spec: NetworkSpec, *, patch_voxels: int, seed: int) -> None:
+    def __init__(
+        self,
+        cases: ListOf[PreparedCase],
+        spec: NetworkSpec,
+        *,
+        patch_voxels: int,
+        seed: int,
+        drop_sequence: float = 0.0,
+    ) -> None:
         self._cases = [
             {
                 "inputs": torch.from_numpy(case.inputs),
@@ -167,6 +177,8 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
             for case in cases
         ]
         everything = ("inputs", "brain", "classes")
+        largest = [max(case.brain.shape[axis] for case in cases) for axis in range(3)]
+        size = [-(-min(n, patch_voxels) // spec.multiple) * spec.multiple for n in largest]
         positive, negative = _TUMOUR_TO_BACKGROUND
         self._vary = Compose(
             [
@@ -179,7 +191,7 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
                     num_samples=1,
                     allow_smaller=True,
                 ),
-                DivisiblePadd(everything, k=spec.multiple),
+                SpatialPadd(everything, spatial_size=size),
                 *(RandFlipd(everything, prob=0.5, spatial_axis=axis) for axis in range(3)),
                 RandScaleIntensityd("inputs", factors=0.15, prob=0.8, channel_wise=True),
                 RandShiftIntensityd("inputs", offsets=0.15, prob=0.8),
@@ -188,6 +200,8 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
             ]
         )
         self._vary.set_random_state(seed)
+        self._drop_sequence = drop_sequence
+        self._chance = np.random.default_rng(seed)
 
     def __len__(self) -> int:
         return len(self._cases)
@@ -195,4 +209,14 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         crop = self._vary(self._cases[index])[0]
         inputs = torch.as_tensor(crop["inputs"]) * torch.as_tensor(crop["brain"])
+        if self._drop_sequence:
+            inputs = inputs * self._kept(len(inputs)).to(inputs)
         return {"inputs": inputs.as_subclass(torch.Tensor), "classes": crop["classes"].as_subclass(torch.Tensor)}
+
+    def _kept(self, channels: int) -> torch.Tensor:
+        """Return for each channel whether the next crop has it (channels × 1 × 1 × 1)."""
+        kept = np.ones(channels, dtype=bool)
+        if channels > 1 and self._chance.random() < self._drop_sequence:
+            lost = self._chance.permutation(channels)[: self._chance.integers(1, channels)]
+            kept[lost] = False
+        return torch.from_numpy(kept)[:, None, None, None]

@@ -23,6 +23,18 @@ class SegmentParameters(Contract):
     min_component_mm3: Annotated[float, Field(ge=0)] = Field(
         100.0, description="Smallest connected part that the network's segmentation keeps, cubic millimetres"
     )
+    fill_holes: bool = Field(
+        default=False, description="Fill cavities that the tumour closes in, with core inside core, else oedema"
+    )
+    min_enhancing_mm3: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="Smallest volume of all enhancing tumour; where there is less, it is necrotic core"
+    )
+    test_time_flips: bool = Field(
+        default=False, description="Mean probabilities over the eight mirrored inputs; eight times the work"
+    )
+    uncertainty: bool = Field(
+        default=False, description="Write each voxel's entropy, and with flips their mutual information"
+    )
     memory_mb: Annotated[int, Field(ge=64)] = Field(
         2048, description="Memory for the network's features; a larger brain is segmented window by window"
     )
@@ -46,6 +58,12 @@ class Finding(Contract):
         None, description="Network against expert, where both exist; none for a region absent from both"
     )
     model_sha256: str | None = Field(None, description="SHA-256 of the network's weights")
+    missing_sequences: tuple[Sequence, ...] = Field((), description="Sequences that the network had to do without")
+    expected_dice: dict[Region, float | None] | None = Field(
+        None, description="Dice that the network's probabilities let expect, not calibrated; none for an empty region"
+    )
+    passes: Literal["one", "windows"] | None = Field(None, description="How the network read the brain")
+    notes: tuple[str, ...] = Field((), description="What was out of the ordinary")
 
 
 class SegmentResult(Finding):
@@ -54,6 +72,8 @@ class SegmentResult(Finding):
     case: CaseRef
     cached: bool
     segmentation: Key
+    entropy: Key | None = Field(None, description="Entropy of each voxel's class probabilities, nats")
+    mutual_information: Key | None = Field(None, description="What mirrored inputs disagree about, nats")
     seconds: float
 
 

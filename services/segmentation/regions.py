@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from services.shared.cohort import Region, region_mask
+from services.shared.cohort import Label, Region, region_mask
 
 Labels = npt.NDArray[np.integer]
 _NEIGHBOURS_26 = np.ones((3, 3, 3), dtype=bool)
@@ -44,12 +44,49 @@ def remove_small_components(
 
     Voxels are connected through faces, edges and corners (26 neighbours).
     """
-    components, count = ndimage.label(labels > 0, structure=_NEIGHBOURS_26)
-    if count == 0:
+    box = _tumour_box(labels)
+    if box is None:
         return labels
+    components, _ = ndimage.label(labels[box] > 0, structure=_NEIGHBOURS_26)
     volumes_mm3 = np.bincount(components.ravel()) * float(np.prod(spacing_mm))
     small = volumes_mm3 < min_component_mm3
     small[0] = False
     result = labels.copy()
-    result[small[components]] = 0
+    result[box][small[components]] = 0
     return result
+
+
+def fill_holes(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return a segmentation without cavities: those closed in by the core become core, other ones oedema.
+
+    A cavity is background that no path through faces joins to the outside.
+    """
+    box = _tumour_box(labels)
+    if box is None:
+        return labels
+    result = labels.copy()
+    part = result[box]
+    for region, label in ((Region.TC, Label.NECROTIC_CORE), (Region.WT, Label.OEDEMA)):
+        part[ndimage.binary_fill_holes(region_mask(part, region)) & (part == 0)] = label
+    return result
+
+
+def absorb_small_enhancing(
+    labels: npt.NDArray[np.uint8], spacing_mm: ListOf[float], *, min_enhancing_mm3: float
+) -> npt.NDArray[np.uint8]:
+    """Return a segmentation whose enhancing part is necrotic core where it is smaller than a volume in all.
+
+    The rule of BraTS participants (Isensee et al., arXiv 2011.00848): a few enhancing voxels are mostly false.
+    """
+    enhancing = labels == Label.ENHANCING
+    if int(np.count_nonzero(enhancing)) * float(np.prod(spacing_mm)) >= min_enhancing_mm3:
+        return labels
+    result = labels.copy()
+    result[enhancing] = Label.NECROTIC_CORE
+    return result
+
+
+def _tumour_box(labels: npt.NDArray[np.uint8]) -> tuple[slice, ...] | None:
+    """Return the smallest box around the tumour, or None where there is none."""
+    found = ndimage.find_objects((labels > 0).astype(np.uint8))
+    return found[0] if found else None

@@ -16,7 +16,9 @@ from services.shared.storage import Storage
 from services.shared.volume import read_volume, require_same_grid, write_volume
 
 STEP = "segment"
-VERSION = "1"
+VERSION = "2"
+
+Made = tuple[dict[str, sitk.Image], Finding]  # volumes by storage key, and what they say
 
 
 def segment_case(storage: Storage, request: SegmentRequest) -> SegmentResult:
@@ -44,19 +46,28 @@ def finding_key(keys: CaseKeys) -> str:
     return keys.segmentation.removesuffix(".nii.gz") + ".json"
 
 
+def entropy_key(keys: CaseKeys) -> str:
+    """Key of the entropy of each voxel's class probabilities."""
+    return keys.segmentation.removesuffix("_dseg.nii.gz") + "_desc-entropy.nii.gz"
+
+
+def mutual_information_key(keys: CaseKeys) -> str:
+    """Key of what mirrored inputs disagree about, voxel by voxel."""
+    return keys.segmentation.removesuffix("_dseg.nii.gz") + "_desc-mutualinformation.nii.gz"
+
+
 def _segment(storage: Storage, keys: CaseKeys, parameters: SegmentParameters) -> SegmentResult:
-    require_sequences(storage, keys, step=STEP, prepared=True)
-    if not storage.exists(keys.brain_mask):
-        raise NotFound("the case has no brain mask", field=keys.brain_mask, remedy="run 'gliaflow prepare' first")
+    present = tuple(s for s in SEQUENCES if storage.exists(keys.preprocessed_image(s)))
     has_expert = storage.exists(keys.preprocessed_segmentation)
-    images = [keys.preprocessed_image(sequence) for sequence in SEQUENCES]
-    inputs = [keys.brain_mask, *images, *([keys.preprocessed_segmentation] if has_expert else [])]
-    make: Callable[[], tuple[sitk.Image, Finding]]
+    inputs = [keys.brain_mask, *([keys.preprocessed_segmentation] if has_expert else [])]
+    inputs += [keys.preprocessed_image(sequence) for sequence in present]
+    make: Callable[[], Made]
     if parameters.source == "expert" or (parameters.source == "auto" and has_expert):
+        _require_prepared(storage, keys, present, optional=())
         settled: dict[str, object] = {"source": "expert"}
         packages, device = ["SimpleITK"], "cpu"
 
-        def make() -> tuple[sitk.Image, Finding]:
+        def make() -> Made:
             return _from_expert(storage, keys)
     else:
         # Torch takes seconds to import: a case with an expert's segmentation does without it.
@@ -64,23 +75,22 @@ def _segment(storage: Storage, keys: CaseKeys, parameters: SegmentParameters) ->
         from services.segmentation.weights import card_key, read_card, weights_key
 
         model = parameters.model or DEFAULT_MODEL
-        read_card(storage, model)
+        _require_prepared(storage, keys, present, optional=read_card(storage, model).spec.optional)
         inputs += [card_key(model), weights_key(model)]
-        settled = {"source": "network", "model": model}
-        settled |= parameters.model_dump(mode="json", include={"min_component_mm3", "memory_mb"})
+        settled = parameters.model_dump(mode="json", exclude={"threads"}) | {"source": "network", "model": model}
         packages, device = ["SimpleITK", "monai", "numpy", "scipy", "torch"], str(choose_device())
 
-        def make() -> tuple[sitk.Image, Finding]:
-            return _from_network(storage, keys, model, parameters, compare=has_expert)
+        def make() -> Made:
+            return _from_network(storage, keys, model, parameters, present, compare=has_expert)
 
     def compute() -> list[str]:
-        outputs = [keys.segmentation, finding_key(keys)]
-        for key in outputs:
+        for key in (keys.segmentation, finding_key(keys), entropy_key(keys), mutual_information_key(keys)):
             storage.remove(key)
-        labels, finding = make()
-        write_volume(storage, keys.segmentation, labels)
+        volumes, finding = make()
+        for key, volume in volumes.items():
+            write_volume(storage, key, volume)
         storage.write_text(finding_key(keys), finding.model_dump_json(indent=2) + "\n")
-        return outputs
+        return [*volumes, finding_key(keys)]
 
     manifest, cached = run_step(
         storage,
@@ -95,10 +105,13 @@ def _segment(storage: Storage, keys: CaseKeys, parameters: SegmentParameters) ->
         device=device,
     )
     finding = Finding.model_validate_json(storage.read_bytes(finding_key(keys)))
+    entropy, information = entropy_key(keys), mutual_information_key(keys)
     return SegmentResult(
         case=keys.case,
         cached=cached,
         segmentation=keys.segmentation,
+        entropy=entropy if entropy in manifest.outputs else None,
+        mutual_information=information if information in manifest.outputs else None,
         seconds=manifest.seconds,
         **finding.model_dump(),
     )
@@ -146,18 +159,29 @@ def _finding(labels: sitk.Image, **what: object) -> Finding:
     return Finding.model_validate({"tumour_found": bool(values.any()), "volumes_ml": volumes, **what})
 
 
-def _read_images(storage: Storage, keys: CaseKeys) -> tuple[dict[Sequence, sitk.Image], sitk.Image]:
+def _require_prepared(
+    storage: Storage, keys: CaseKeys, present: tuple[Sequence, ...], *, optional: tuple[Sequence, ...]
+) -> None:
+    if not present or not set(SEQUENCES) - set(present) <= set(optional):
+        require_sequences(storage, keys, step=STEP, prepared=True)
+    if not storage.exists(keys.brain_mask):
+        raise NotFound("the case has no brain mask", field=keys.brain_mask, remedy="run 'gliaflow prepare' first")
+
+
+def _read_images(
+    storage: Storage, keys: CaseKeys, present: tuple[Sequence, ...]
+) -> tuple[dict[Sequence, sitk.Image], sitk.Image]:
     brain = read_volume(storage, keys.brain_mask, pixel_type=sitk.sitkUInt8)
     images = {}
-    for sequence in SEQUENCES:
+    for sequence in present:
         key = keys.preprocessed_image(sequence)
         images[sequence] = read_volume(storage, key)
         require_same_grid(images[sequence], brain, name=key, reference_name="the brain mask")
     return images, brain
 
 
-def _from_expert(storage: Storage, keys: CaseKeys) -> tuple[sitk.Image, Finding]:
-    _, brain = _read_images(storage, keys)
+def _from_expert(storage: Storage, keys: CaseKeys) -> Made:
+    _, brain = _read_images(storage, keys, SEQUENCES)
     labels = read_expert_segmentation(storage, keys, brain)
     if not sitk.GetArrayViewFromImage(labels).any():
         raise InvalidMask(
@@ -167,26 +191,39 @@ def _from_expert(storage: Storage, keys: CaseKeys) -> tuple[sitk.Image, Finding]
             got="none",
             remedy=f"correct or remove {keys.raw_segmentation}, or use the source 'network'",
         )
-    return labels, _finding(labels, source="expert")
+    return {keys.segmentation: labels}, _finding(labels, source="expert")
 
 
 def _from_network(
-    storage: Storage, keys: CaseKeys, model: str, parameters: SegmentParameters, *, compare: bool
-) -> tuple[sitk.Image, Finding]:
+    storage: Storage,
+    keys: CaseKeys,
+    model: str,
+    parameters: SegmentParameters,
+    present: tuple[Sequence, ...],
+    *,
+    compare: bool,
+) -> Made:
     from services.segmentation.inference import load_predictor, predict_labels
 
     predictor = load_predictor(storage, model)
-    images, brain = _read_images(storage, keys)
-    labels = predict_labels(
-        predictor,
-        images,
-        brain,
-        min_component_mm3=parameters.min_component_mm3,
-        memory_mb=parameters.memory_mb,
-        threads=parameters.threads,
-    )
+    images, brain = _read_images(storage, keys, present)
+    found = predict_labels(predictor, images, brain, parameters)
     agreement = None
     if compare:
         expert = read_expert_segmentation(storage, keys, brain)
-        agreement = region_dice(sitk.GetArrayViewFromImage(labels), sitk.GetArrayViewFromImage(expert))
-    return labels, _finding(labels, source="network", dice=agreement, model_sha256=predictor.sha256)
+        agreement = region_dice(sitk.GetArrayViewFromImage(found.labels), sitk.GetArrayViewFromImage(expert))
+    volumes = {keys.segmentation: found.labels}
+    if found.entropy is not None:
+        volumes[entropy_key(keys)] = found.entropy
+    if found.mutual_information is not None:
+        volumes[mutual_information_key(keys)] = found.mutual_information
+    return volumes, _finding(
+        found.labels,
+        source="network",
+        dice=agreement,
+        model_sha256=predictor.sha256,
+        missing_sequences=found.missing_sequences,
+        expected_dice=found.expected_dice,
+        passes="windows" if found.in_windows else "one",
+        notes=found.notes,
+    )

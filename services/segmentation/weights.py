@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.segmentation.network import NetworkSpec, RecombinationUNet, build_network
+from services.segmentation.network import NetworkSpec, RecombinationUNet, ResidualUNet, build_network
 from services.shared import trained_network
 from services.shared.storage import Storage
 from services.shared.trained_network import card_key, save_network, weights_key
@@ -23,6 +23,6 @@ def verified_sha256(storage: Storage, model: str) -> str:
     return trained_network.verified_sha256(storage, model, NetworkSpec)
 
 
-def load_network(storage: Storage, model: str) -> tuple[NetworkCard, RecombinationUNet]:
+def load_network(storage: Storage, model: str) -> tuple[NetworkCard, ResidualUNet | RecombinationUNet]:
     """Return a model's card and its network; see :func:`services.shared.trained_network.load_network`."""
     return trained_network.load_network(storage, model, NetworkSpec, build_network)

@@ -31,7 +31,7 @@ from services.shared.errors import (
 from services.shared.storage import Storage
 from services.shared.volume import read_volume, write_volume
 
-SMALL = TrainParameters(width=8, levels=2, epochs=2, learning_rate=5e-3)
+SMALL = TrainParameters(width=8, levels=2, epochs=2, batch_size=1, learning_rate=5e-3)
 SHAPE = (15, 18, 17)
 
 
@@ -146,10 +146,10 @@ def test_instance_normalisation_trains_too(storage: Storage, cases: list[CaseRef
 def test_learning_rate_is_halved_without_improvement(storage: Storage, cases: list[CaseRef]) -> None:
     seen: list[EpochFigures] = []
     # Running statistics of batch normalisation would improve the tuning loss by themselves.
-    still = {"epochs": 4, "learning_rate": 1e-6, "patience": 0, "normalisation": "instance"}
+    still = {"epochs": 4, "learning_rate": 1e-7, "patience": 0, "normalisation": "instance", "schedule": "plateau"}
     slow = SMALL.model_copy(update=still)
     train(storage, cases, slow, progress=lambda figures, epochs: seen.append(figures))
-    assert [figures.learning_rate for figures in seen] == [1e-6, 1e-6, 5e-7, 2.5e-7]
+    assert [figures.learning_rate for figures in seen] == pytest.approx([1e-7, 1e-7, 5e-8, 2.5e-8], rel=1e-6)
 
 
 def test_split_is_by_case_complete_and_of_one_seed(cases: list[CaseRef]) -> None:
@@ -250,10 +250,42 @@ def test_training_and_service_read_a_case_alike(storage: Storage, cases: list[Ca
     result = train(storage, cases)
     predictor = load_predictor(storage, result.model)
     prepared = read_cases(storage, cases[:1], predictor.spec)[0]
-    probabilities = predict_probabilities(predictor, prepared.inputs, memory_mb=2048)
+    probabilities = predict_probabilities(predictor, prepared.inputs, memory_mb=2048).probabilities
     found = segment_case(
         storage,
         SegmentRequest(case=cases[0], parameters=SegmentParameters(source="network", min_component_mm3=0)),
     )
     tumour = (probabilities.argmax(axis=0) > 0) & prepared.brain
     assert found.volumes_ml[Region.WT] == pytest.approx(tumour.sum() * 0.512)
+
+
+def test_learning_rate_goes_down_to_nothing_along_a_cosine(storage: Storage, cases: list[CaseRef]) -> None:
+    seen: list[EpochFigures] = []
+    parameters = SMALL.model_copy(update={"epochs": 4, "learning_rate": 1e-3})
+    train(storage, cases, parameters, progress=lambda figures, epochs: seen.append(figures))
+    expected = [1e-3 * (1 + np.cos(np.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert [figures.learning_rate for figures in seen] == pytest.approx(expected)
+
+
+def test_the_papers_network_trains_too(storage: Storage, cases: list[CaseRef]) -> None:
+    paper = SMALL.model_copy(update={"architecture": "recombination-unet-3d", "batch_size": 2})
+    result = train(storage, cases, paper)
+    assert load_predictor(storage, result.model).spec.architecture == "recombination-unet-3d"
+
+
+def test_crops_lose_sequences_but_never_all(storage: Storage, cases: list[CaseRef]) -> None:
+    spec = NetworkSpec(levels=2, voxel_mm=8.0)
+    crops = TrainingCrops(read_cases(storage, cases, spec), spec, patch_voxels=16, drop_sequence=0.7, seed=0)
+    lost = [int((crops[index % 3]["inputs"] == 0).all(dim=(1, 2, 3)).sum()) for index in range(60)]
+    assert set(lost) == {0, 1, 2, 3}
+    assert 0.5 < np.mean([count > 0 for count in lost]) < 0.9
+
+
+def test_a_network_trained_without_sequences_now_and_then_says_so_and_takes_such_a_case(
+    storage: Storage, cases: list[CaseRef]
+) -> None:
+    train(storage, cases, SMALL.model_copy(update={"drop_sequence": 0.5}))
+    assert load_predictor(storage, "models/segmentation").spec.optional == SEQUENCES
+    storage.remove(CaseKeys(cases[0]).preprocessed_image(Sequence.T2))
+    found = segment_case(storage, SegmentRequest(case=cases[0], parameters=SegmentParameters(source="network")))
+    assert found.missing_sequences == (Sequence.T2,)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from torch import nn
 
+from services.segmentation.contracts import SegmentParameters
 from services.segmentation.inference import (
     Predictor,
     brain_box,
@@ -13,17 +16,16 @@ from services.segmentation.inference import (
     predict_labels,
     predict_probabilities,
     stack_channels,
-    window_size,
 )
-from services.segmentation.network import NetworkSpec
+from services.segmentation.network import NetworkSpec, build_network
 from services.segmentation.regions import dice
 from services.shared.cohort import SEQUENCES, CaseKeys, Region, Sequence, region_mask
-from services.shared.errors import InvalidMask, MissingSequence, NotFound, SpaceMismatch
+from services.shared.errors import InvalidMask, InvalidVolume, MissingSequence, NotFound, SpaceMismatch, TooLarge
 from services.shared.storage import Storage
 from services.shared.volume import read_volume, same_grid
 
 MODEL = "models/segmentation"
-WHOLE = {"min_component_mm3": 0.0, "memory_mb": 2048, "threads": 1}
+WHOLE = SegmentParameters(min_component_mm3=0.0)
 
 
 class Contrast(nn.Module):
@@ -92,7 +94,7 @@ def test_box_holds_the_whole_brain_and_no_more() -> None:
 def test_known_network_finds_the_tumour(storage: Storage, make_case) -> None:
     keys = make_case()
     images, brain = read(storage, keys)
-    labels = predict_labels(contrast_predictor(6.0), images, brain, **WHOLE)
+    labels = predict_labels(contrast_predictor(6.0), images, brain, WHOLE).labels
     expert = sitk.GetArrayFromImage(read_volume(storage, keys.preprocessed_segmentation))
     assert same_grid(labels, brain)
     assert labels.GetPixelID() == sitk.sitkUInt8
@@ -102,7 +104,7 @@ def test_known_network_finds_the_tumour(storage: Storage, make_case) -> None:
 def test_network_of_another_voxel_size_answers_on_the_cases_grid(storage: Storage, make_case) -> None:
     keys = make_case(spacing_mm=3.0)
     images, brain = read(storage, keys)
-    labels = predict_labels(contrast_predictor(6.0), images, brain, **WHOLE)
+    labels = predict_labels(contrast_predictor(6.0), images, brain, WHOLE).labels
     expert = sitk.GetArrayFromImage(read_volume(storage, keys.preprocessed_segmentation))
     assert same_grid(labels, brain)
     assert dice(region_mask(sitk.GetArrayFromImage(labels), Region.WT), region_mask(expert, Region.WT)) > 0.8
@@ -112,21 +114,20 @@ def test_windows_agree_with_one_pass(storage: Storage, make_case) -> None:
     images, brain = read(storage, make_case(spacing_mm=2.0))
     inputs, _ = stack_channels(images, brain, SEQUENCES)
     predictor = contrast_predictor(2.0)
-    assert window_size(inputs.shape[1:], predictor.spec, memory_mb=2048) is None
-    assert window_size(inputs.shape[1:], predictor.spec, memory_mb=64) == (28, 28, 28)
     whole = predict_probabilities(predictor, inputs, memory_mb=2048)
     windows = predict_probabilities(predictor, inputs, memory_mb=64)
-    agreement = dice(whole.argmax(axis=0) > 0, windows.argmax(axis=0) > 0)
+    assert (whole.in_windows, windows.in_windows) == (False, True)
+    agreement = dice(whole.probabilities.argmax(axis=0) > 0, windows.probabilities.argmax(axis=0) > 0)
     assert agreement is not None
     assert agreement >= 0.995
-    np.testing.assert_allclose(windows.sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_allclose(windows.probabilities.sum(axis=0), 1, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(5, 7, 9), (8, 8, 8), (3, 17, 4)])
 def test_any_size_is_padded_and_cut_back(storage: Storage, make_model, size: tuple[int, int, int]) -> None:
     make_model()
     inputs = np.random.default_rng(0).standard_normal((4, *size)).astype(np.float32)
-    probabilities = predict_probabilities(load_predictor(storage, MODEL), inputs, memory_mb=2048)
+    probabilities = predict_probabilities(load_predictor(storage, MODEL), inputs, memory_mb=2048).probabilities
     assert probabilities.shape == (4, *size)
     assert np.isfinite(probabilities).all()
 
@@ -135,7 +136,8 @@ def test_inference_is_deterministic_and_confined_to_the_brain(storage: Storage, 
     make_model()
     images, brain = read(storage, make_case())
     first, second = (
-        sitk.GetArrayFromImage(predict_labels(load_predictor(storage, MODEL), images, brain, **WHOLE)) for _ in "ab"
+        sitk.GetArrayFromImage(predict_labels(load_predictor(storage, MODEL), images, brain, WHOLE).labels)
+        for _ in "ab"
     )
     np.testing.assert_array_equal(first, second)
     assert first.any()
@@ -145,7 +147,7 @@ def test_inference_is_deterministic_and_confined_to_the_brain(storage: Storage, 
 def test_threads_are_given_back(storage: Storage, make_case) -> None:
     images, brain = read(storage, make_case())
     before = torch.get_num_threads()
-    predict_labels(contrast_predictor(6.0), images, brain, min_component_mm3=0, memory_mb=2048, threads=2)
+    predict_labels(contrast_predictor(6.0), images, brain, SegmentParameters(threads=2))
     assert torch.get_num_threads() == before
 
 
@@ -157,3 +159,125 @@ def test_predictor_stays_loaded_until_its_weights_change(storage: Storage, make_
     assert load_predictor(storage, MODEL).sha256 == card.weights_sha256 != first.sha256
     with pytest.raises(NotFound):
         load_predictor(storage, "models/other")
+
+
+def residual(**spec: object) -> Predictor:
+    torch.manual_seed(0)
+    chosen = NetworkSpec.model_validate({"width": 8, "levels": 2, "voxel_mm": 2.0, **spec})
+    return Predictor(chosen, build_network(chosen).eval(), torch.device("cpu"), sha256="0" * 64)
+
+
+def noise(*size: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((4, *size)).astype(np.float32)
+
+
+def test_the_default_network_answers_alike_in_one_pass_and_in_windows() -> None:
+    inputs = noise(90, 70, 61)
+    whole = predict_probabilities(residual(width=16), inputs, memory_mb=2048)
+    windows = predict_probabilities(residual(width=16), inputs, memory_mb=64)
+    assert (whole.in_windows, windows.in_windows) == (False, True)
+    np.testing.assert_allclose(windows.probabilities, whole.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(windows.probabilities.argmax(axis=0), whole.probabilities.argmax(axis=0))
+
+
+class Limited(nn.Module):
+    """Runs out of memory as torch does, above a number of voxels."""
+
+    def __init__(self, most_voxels: int) -> None:
+        super().__init__()
+        self.within = Contrast()
+        self.most_voxels = most_voxels
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x[0, 0].numel() > self.most_voxels:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return self.within(x)
+
+
+def limited(most_voxels: int) -> Predictor:
+    return replace(contrast_predictor(2.0), network=Limited(most_voxels))
+
+
+def test_where_memory_runs_out_windows_take_over_and_the_result_says_so() -> None:
+    inputs = noise(40, 44, 48)
+    found = predict_probabilities(limited(40 * 44 * 40), inputs, memory_mb=2048)
+    assert found.in_windows
+    assert "memory ran out" in found.notes[0]
+    whole = predict_probabilities(contrast_predictor(2.0), inputs, memory_mb=2048)
+    assert not whole.in_windows
+    assert not whole.notes
+    assert np.mean(found.probabilities.argmax(axis=0) == whole.probabilities.argmax(axis=0)) > 0.97
+
+
+def test_where_no_window_fits_the_error_says_what_to_do() -> None:
+    with pytest.raises(TooLarge, match="fewer cases at a time"):
+        predict_probabilities(limited(10), noise(20, 20, 20), memory_mb=2048)
+
+
+def test_another_fault_of_a_network_is_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="channels"):
+        predict_probabilities(residual(channels=("T1w",)), noise(8, 8, 8), memory_mb=2048)
+
+
+def test_flips_are_the_mean_over_mirrored_inputs() -> None:
+    inputs, predictor = noise(16, 12, 20), residual()
+    found = predict_probabilities(predictor, inputs, memory_mb=2048, test_time_flips=True)
+    by_hand = np.zeros((4, 16, 12, 20))
+    for axes in [(), (1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)]:
+        once = predict_probabilities(predictor, np.flip(inputs, axes), memory_mb=2048)
+        by_hand += np.flip(once.probabilities, axes) / 8
+        assert once.view_entropy is None
+    np.testing.assert_allclose(found.probabilities, by_hand, atol=1e-5)
+    mirrored = predict_probabilities(predictor, np.flip(inputs, 2), memory_mb=2048, test_time_flips=True)
+    np.testing.assert_allclose(np.flip(mirrored.probabilities, 2), found.probabilities, atol=1e-5)
+
+
+def test_uncertainty_lies_inside_the_brain_and_has_its_bounds(storage: Storage, make_case, make_model) -> None:
+    make_model()
+    images, brain = read(storage, make_case())
+    predictor = load_predictor(storage, MODEL)
+    asked = SegmentParameters(uncertainty=True, test_time_flips=True)
+    found = predict_labels(predictor, images, brain, asked)
+    assert found.entropy is not None
+    assert found.mutual_information is not None
+    entropy, information = sitk.GetArrayFromImage(found.entropy), sitk.GetArrayFromImage(found.mutual_information)
+    outside = sitk.GetArrayFromImage(brain) == 0
+    assert not entropy[outside].any()
+    assert not information[outside].any()
+    assert entropy[~outside].min() > 0
+    assert entropy.max() <= np.log(4) + 1e-6
+    assert (information <= entropy + 1e-5).all()
+    assert information.max() > 0
+    plain = predict_labels(predictor, images, brain, SegmentParameters())
+    assert (plain.entropy, plain.mutual_information) == (None, None)
+
+
+def test_a_constant_sequence_is_named(storage: Storage, make_case) -> None:
+    images, brain = read(storage, make_case())
+    images[Sequence.T2] = images[Sequence.T2] * 0 + 5
+    found = predict_labels(contrast_predictor(6.0), images, brain, WHOLE)
+    assert found.notes == ("T2w is constant inside the brain and says nothing",)
+
+
+def test_a_brain_that_touches_every_side_is_segmented(storage: Storage, make_case) -> None:
+    images, brain = read(storage, make_case())
+    assert predict_labels(contrast_predictor(6.0), images, brain * 0 + 1, WHOLE).labels.GetSize() == brain.GetSize()
+
+
+def test_nan_inside_the_brain_is_refused(storage: Storage, make_case) -> None:
+    images, brain = read(storage, make_case())
+    middle = [n // 2 for n in brain.GetSize()]
+    images[Sequence.FLAIR][middle] = float("nan")
+    with pytest.raises(InvalidVolume, match="FLAIR"):
+        stack_channels(images, brain, SEQUENCES)
+
+
+def test_an_optional_sequence_may_be_missing_but_not_every_one(storage: Storage, make_case) -> None:
+    images, brain = read(storage, make_case())
+    predictor = replace(contrast_predictor(6.0), spec=NetworkSpec(voxel_mm=6.0, optional=SEQUENCES))
+    del images[Sequence.FLAIR]
+    found = predict_labels(predictor, images, brain, WHOLE)
+    assert found.missing_sequences == (Sequence.FLAIR,)
+    assert found.notes == ()
+    with pytest.raises(MissingSequence, match="at least one"):
+        predict_labels(predictor, {}, brain, WHOLE)

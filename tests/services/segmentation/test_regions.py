@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.segmentation.regions import dice, region_dice, region_volumes_ml, remove_small_components
+from services.segmentation.regions import (
+    absorb_small_enhancing,
+    dice,
+    fill_holes,
+    region_dice,
+    region_volumes_ml,
+    remove_small_components,
+)
 from services.shared.cohort import Region
 
 
@@ -51,3 +58,34 @@ def test_no_tumour_stays_no_tumour() -> None:
     labels = np.zeros((3, 3, 3), dtype=np.uint8)
     assert not remove_small_components(labels, (1, 1, 1), min_component_mm3=10).any()
     assert region_volumes_ml(labels, (1, 1, 1)) == dict.fromkeys(Region, 0.0)
+
+
+def ball(radius: float, label: int, labels: np.ndarray | None = None) -> np.ndarray:
+    axes = np.meshgrid(*(np.arange(21) - 10,) * 3, indexing="ij")
+    result = np.zeros((21, 21, 21), dtype=np.uint8) if labels is None else labels.copy()
+    result[sum(axis**2 for axis in axes) < radius**2] = label
+    return result
+
+
+def test_cavities_become_core_inside_core_and_oedema_elsewhere() -> None:
+    inside_core = ball(2, 0, ball(5, 4, ball(8, 2)))
+    assert set(np.unique(fill_holes(inside_core)[9:12, 9:12, 9:12])) == {1}
+    inside_oedema = ball(3, 0, ball(8, 2))
+    np.testing.assert_array_equal(fill_holes(inside_oedema), ball(8, 2))
+    open_to_the_outside = inside_oedema.copy()
+    open_to_the_outside[:, 10, 10] = 0
+    np.testing.assert_array_equal(fill_holes(open_to_the_outside), open_to_the_outside)
+
+
+def test_little_enhancing_tumour_becomes_core() -> None:
+    labels = ball(2, 4, ball(8, 2))
+    volume_mm3 = float((labels == 4).sum())
+    kept = absorb_small_enhancing(labels, (1, 1, 1), min_enhancing_mm3=volume_mm3)
+    np.testing.assert_array_equal(kept, labels)
+    absorbed = absorb_small_enhancing(labels, (1, 1, 1), min_enhancing_mm3=volume_mm3 + 1)
+    np.testing.assert_array_equal(absorbed, ball(2, 1, ball(8, 2)))
+
+
+def test_nothing_is_filled_without_a_tumour() -> None:
+    empty = np.zeros((3, 3, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(fill_holes(empty), empty)

@@ -199,3 +199,35 @@ def test_changed_weights_are_refused_even_when_loaded(storage: Storage, make_cas
 def test_a_model_outside_the_storage_cannot_be_asked_for() -> None:
     with pytest.raises(ValueError, match="relative path"):
         SegmentParameters(model="../elsewhere")
+
+
+def test_uncertainty_is_written_when_asked_and_goes_when_not(storage: Storage, make_case, make_model) -> None:
+    make_model()
+    keys = make_case()
+    plain = segment(keys, source="network")
+    assert (plain.entropy, plain.mutual_information, plain.passes) == (None, None, "one")
+    assert plain.expected_dice is not None
+    once = segment(keys, source="network", uncertainty=True)
+    assert once.entropy is not None
+    assert once.entropy.endswith("_desc-entropy.nii.gz")
+    assert once.mutual_information is None
+    flipped = segment(keys, source="network", uncertainty=True, test_time_flips=True)
+    assert flipped.mutual_information is not None
+    assert read_volume(storage, flipped.mutual_information).GetSize() == expert(storage, keys).GetSize()
+    assert segment(keys, source="network", uncertainty=True, test_time_flips=True).entropy == flipped.entropy
+    segment(keys, source="network")
+    assert not storage.exists(once.entropy)
+    assert not storage.exists(flipped.mutual_information)
+
+
+def test_a_missing_sequence_is_refused_unless_the_network_learnt_without(storage, make_case, make_model) -> None:
+    make_model()
+    keys = make_case(expert=False)
+    storage.remove(keys.preprocessed_image(Sequence.T1C))
+    with pytest.raises(MissingSequence, match="without T1c"):
+        segment(keys)
+    make_model(optional=("T1c",))
+    assert segment(keys).missing_sequences == (Sequence.T1C,)
+    storage.remove(keys.preprocessed_image(Sequence.FLAIR))
+    with pytest.raises(MissingSequence, match="FLAIR"):
+        segment(keys)

@@ -34,7 +34,7 @@ def test_weights_come_back_and_the_same_weights_are_the_same_bytes(storage: Stor
 
 def test_batch_statistics_are_kept(storage: Storage, make_model) -> None:
     card = make_model()
-    assert "context.0.0.adn.N.running_var" in np.load(io.BytesIO(storage.read_bytes(weights_key(MODEL)))).files
+    assert "stem.norm.running_var" in np.load(io.BytesIO(storage.read_bytes(weights_key(MODEL)))).files
     assert load_network(storage, MODEL)[0] == card
 
 
@@ -64,7 +64,7 @@ def test_weights_of_another_architecture_are_refused(storage: Storage, make_mode
 
 def test_an_unknown_architecture_is_refused(storage: Storage, make_model) -> None:
     make_model()
-    text = storage.read_text(card_key(MODEL)).replace("recombination-unet-3d", "transformer")
+    text = storage.read_text(card_key(MODEL)).replace("residual-unet-3d", "transformer")
     storage.write_text(card_key(MODEL), text)
     with pytest.raises(InvalidValue, match="transformer"):
         load_network(storage, MODEL)
