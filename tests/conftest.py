@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from services.shared.contracts import CaseRef
 from services.shared.settings import Settings, quiet_libraries, settings
 from services.shared.storage import Storage
 
@@ -45,3 +47,41 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture
+def write_imaging_case(storage: Storage) -> Callable[..., CaseRef]:
+    """What writes a small prepared and segmented case, whose core is brighter on T1c by ``bright``."""
+    import SimpleITK as sitk
+
+    from services.shared.cohort import SEQUENCES, CaseKeys, Sequence
+    from services.shared.volume import write_volume
+
+    shape = (20, 24, 22)  # z, y, x
+
+    def volume(values: np.ndarray) -> sitk.Image:
+        image = sitk.GetImageFromArray(values)
+        image.SetSpacing((8.0, 8.0, 8.0))
+        return image
+
+    def write(number: int, *, bright: float = 0.0, tumour: bool = True) -> CaseRef:
+        rng = np.random.default_rng(number)
+        case = CaseRef(cohort="demo", id=f"p{number:03d}")
+        keys = CaseKeys(case)
+        brain = np.zeros(shape, np.uint8)
+        brain[2:18, 2:22, 2:20] = 1
+        labels = np.zeros(shape, np.uint8)
+        z, y, x = (int(start) for start in rng.integers(4, 8, 3))
+        if tumour:
+            labels[z : z + 7, y : y + 8, x : x + 7] = 2
+            labels[z + 2 : z + 5, y + 2 : y + 6, x + 2 : x + 5] = 4
+        for sequence in SEQUENCES:
+            values = rng.normal(100, 10, shape) * brain
+            values[labels > 0] += 15
+            values[labels == 4] += bright * (sequence is Sequence.T1C)
+            write_volume(storage, keys.preprocessed_image(sequence), volume(values.astype(np.float32)))
+        write_volume(storage, keys.brain_mask, volume(brain))
+        write_volume(storage, keys.segmentation, volume(labels))
+        return case
+
+    return write

@@ -109,6 +109,62 @@ class Prediction(Contract):
     warnings: tuple[str, ...]
 
 
+class ImagingRequest(Contract):
+    """A case whose volumes are in storage, and the imaging network to ask."""
+
+    case: CaseRef
+    model: Key = Field(description="Folder of the trained network, e.g. models/imaging/grade")
+
+
+class ImagingPrediction(Contract):
+    """What an imaging network says of one case. A research result, not a diagnosis.
+
+    Without a tumour of the network's region there is nothing to look at: then ``tumour_found`` is false and the rest
+    is empty.
+    """
+
+    case: CaseRef
+    model: Key
+    architecture: str
+    weights_sha256: str
+    tumour_found: bool
+    outside_share: float | None = Field(None, description="Share of the region that the network's input leaves out")
+    missing: tuple[str, ...] = Field((), description="Sequences that were not there; the network saw 0")
+    probability: float | None = Field(None, ge=0, le=1, description="Of the positive class")
+    positive_label: str | None = None
+    label: str | None = None
+    threshold: float | None = Field(None, description="Of the probability")
+    risk_score: float | None = Field(None, description="Log hazard, less the mean of the training patients")
+    cutoff: float | None = Field(None, description="Of the risk score: high risk from it on; None where none is known")
+    high_risk: bool | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class ExplainRequest(Contract):
+    """A case, an imaging network, and which of its answers to explain."""
+
+    case: CaseRef
+    model: Key
+    target: Literal["class", "risk"] | None = Field(
+        None, description="The positive class or the risk of death; None: what the network is for"
+    )
+
+
+class Explanation(Contract):
+    """Where a network looked: a map over the patient's volumes, 0 to 1, and a picture of it."""
+
+    case: CaseRef
+    model: Key
+    cached: bool
+    tumour_found: bool
+    activation: Key | None = Field(None, description="Class activation map, NIfTI on the grid of the case's volumes")
+    overlay: Key | None = Field(None, description="PNG of the slice where the map is strongest")
+    share_in_tumour: float | None = Field(None, description="Share of the map's sum that lies inside the tumour")
+    means: dict[str, float | None] = Field(
+        default_factory=dict, description="Mean of each channel's volume where the map reaches half its peak"
+    )
+
+
 class RegisterRequest(Contract):
     """Make a study's model package a registered version."""
 

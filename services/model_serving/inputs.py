@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 
-from services.shared.cohort import Region, Sequence, region_mask
+from services.shared.cohort import Region, region_mask
 from services.shared.errors import InvalidMask, InvalidVolume, MissingSequence
 from services.shared.volume import require_same_grid
 
 Array = npt.NDArray[np.float32]
-Images = Mapping[Sequence, sitk.Image]
+Name = TypeVar("Name", bound=str)
+Images = Mapping[Name, sitk.Image]
+"""Volumes by name of their channel."""
 
 _CLIP = 5.0
 
@@ -43,7 +45,7 @@ class NetworkInput:
     outside_share: float = 0.0
 
 
-def standardise(images: Images, brain: sitk.Image, sequences: ListOf[Sequence]) -> dict[Sequence, sitk.Image]:
+def standardise(images: Images[Name], brain: sitk.Image, sequences: ListOf[Name]) -> dict[Name, sitk.Image]:
     """Return sequences with mean 0 and standard deviation 1 inside the brain, cut at ±5, 0 outside.
 
     Raises
@@ -86,11 +88,11 @@ def standardise(images: Images, brain: sitk.Image, sequences: ListOf[Sequence]) 
 
 
 def crop_region(
-    images: Images,
+    images: Images[Name],
     labels: sitk.Image,
     region: Region,
     *,
-    sequences: ListOf[Sequence],
+    sequences: ListOf[Name],
     size_voxels: tuple[int, int, int],
     voxel_mm: float,
     beyond: Literal["keep", "zero"],
@@ -125,11 +127,11 @@ def crop_region(
 
 
 def slice_region(
-    images: Images,
+    images: Images[Name],
     labels: sitk.Image,
     region: Region,
     *,
-    sequences: ListOf[Sequence],
+    sequences: ListOf[Name],
     size_pixels: tuple[int, int],
     pixel_mm: float | None,
 ) -> NetworkInput:

@@ -1,4 +1,4 @@
-"""The model-serving service: list, describe, predict, register."""
+"""The model-serving service: list, describe, predict from features or images, explain, register."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from services.model_serving import registry
 from services.model_serving.contracts import (
     DescribeModelRequest,
     DescribeModelResult,
+    ExplainRequest,
+    Explanation,
+    ImagingPrediction,
+    ImagingRequest,
     ListModelsRequest,
     ListModelsResult,
     ModelSummary,
@@ -68,6 +72,21 @@ class ModelServing:
         package = registry.load(storage, entry)
         case = str(request.case) if request.case else None
         return predict(package, request.features, model=entry.model, version=entry.version, case=case)
+
+    @endpoint
+    def predict_imaging(self, request: ImagingRequest, /) -> ImagingPrediction:
+        """Return what an imaging network says of one case."""
+        # Torch takes seconds to import: a service that is asked for features alone does without it.
+        from services.model_serving.imaging import predict_case
+
+        return predict_case(open_storage(), request)
+
+    @endpoint
+    def explain(self, request: ExplainRequest, /) -> Explanation:
+        """Write where an imaging network looked in one case."""
+        from services.model_serving.imaging import explain_case
+
+        return explain_case(open_storage(), request)
 
     @endpoint
     def register(self, request: RegisterRequest, /) -> RegisterResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from services.model_serving.networks.residual import ResidualTrunk
+from services.model_serving.networks.residual import WIDTH, ResidualTrunk
 
 MAPS = ("FA", "MD", "AD", "RD")
 SLICES = 4
@@ -16,11 +16,16 @@ class DiffusionSurvivalNetwork(nn.Module):
     """The 16 crops of a patient (4 slices of each of 4 maps) are one sample: 16 channels of one image.
 
     Input (batch, 16, height, width), map by map, slices of a map from below upward; output log risk, (batch,).
+
+    Parameters
+    ----------
+    channels, width
+        The paper's, where they are not given; see :class:`services.model_serving.networks.residual.ResidualTrunk`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, channels: int = CROPS, width: int = WIDTH) -> None:
         super().__init__()
-        self.trunk = ResidualTrunk(34, dimensions=2, channels=CROPS)
+        self.trunk = ResidualTrunk(34, dimensions=2, channels=channels, width=width)
         self.head = nn.Linear(self.trunk.features, 1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

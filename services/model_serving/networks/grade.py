@@ -8,7 +8,7 @@ import torch
 from monai.networks.blocks.squeeze_and_excitation import ChannelSELayer
 from torch import nn
 
-from services.model_serving.networks.residual import ResidualTrunk
+from services.model_serving.networks.residual import WIDTH, ResidualTrunk
 
 PATCH_SHAPE = (3, 96, 128, 96)
 """T1, T1c, T2 about the tumour's centre; first axis across, second front to back, third upward."""
@@ -27,11 +27,15 @@ class GradeNetwork(nn.Module):
         Whether the squeeze-and-excitation block is there (the paper's ablation leaves it out).
     hidden
         Width of the first fully connected layer, which the paper does not state.
+    channels, width
+        The paper's, where they are not given; see :class:`services.model_serving.networks.residual.ResidualTrunk`.
     """
 
-    def __init__(self, *, excitation: bool = True, hidden: int = 128) -> None:
+    def __init__(
+        self, *, excitation: bool = True, hidden: int = 128, channels: int = PATCH_SHAPE[0], width: int = WIDTH
+    ) -> None:
         super().__init__()
-        self.trunk = ResidualTrunk(18, dimensions=3, channels=PATCH_SHAPE[0])
+        self.trunk = ResidualTrunk(18, dimensions=3, channels=channels, width=width)
         self.excitation = ChannelSELayer(3, self.trunk.features, r=16) if excitation else nn.Identity()
         self.head = nn.Sequential(nn.Linear(self.trunk.features, hidden), nn.ReLU(), nn.Linear(hidden, 2))
 
@@ -62,11 +66,16 @@ class GradeSurvivalNetwork(nn.Module):
     """2D ResNet-18 with two tasks that share its weights: grade II or III, which guides the regression of survival.
 
     Input (batch, 3, 240, 240). The survival head sees the 512 features and the probability of grade III.
+
+    Parameters
+    ----------
+    channels, width
+        The paper's, where they are not given; see :class:`services.model_serving.networks.residual.ResidualTrunk`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, channels: int = SLICE_SHAPE[0], width: int = WIDTH) -> None:
         super().__init__()
-        self.trunk = ResidualTrunk(18, dimensions=2, channels=SLICE_SHAPE[0])
+        self.trunk = ResidualTrunk(18, dimensions=2, channels=channels, width=width)
         self.grade = nn.Linear(self.trunk.features, 2)
         self.survival = nn.Linear(self.trunk.features + 1, 1)
 

@@ -7,11 +7,14 @@ can be loaded where a user has them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
 from monai.networks.nets.resnet import ResNet
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 Depth = Literal[18, 34, 50]
 
@@ -20,12 +23,13 @@ _LAYERS: dict[Depth, tuple[str, list[int]]] = {
     34: ("basic", [3, 4, 6, 3]),
     50: ("bottleneck", [3, 4, 6, 3]),
 }
-_WIDTHS = [64, 128, 256, 512]
+WIDTH = 64
+"""Feature maps of the first block in He et al.; each later one doubles them."""
 
 
-def trunk_features(depth: Depth) -> int:
+def trunk_features(depth: Depth, width: int = WIDTH) -> int:
     """Return how many features the average pool of a network gives."""
-    return 2048 if depth == 50 else 512
+    return width * (32 if depth == 50 else 8)
 
 
 class ResidualTrunk(nn.Module):
@@ -39,15 +43,23 @@ class ResidualTrunk(nn.Module):
         2 for images, 3 for volumes.
     channels
         Channels of the input.
+    width
+        Feature maps of the first block; fewer than 64 make a small network of the same shape.
+
+    Attributes
+    ----------
+    recompute
+        Whether training keeps only the ends of each block and computes the rest again for the gradient: less memory,
+        a third more time, the same result.
     """
 
-    def __init__(self, depth: Depth, *, dimensions: Literal[2, 3], channels: int) -> None:
+    def __init__(self, depth: Depth, *, dimensions: Literal[2, 3], channels: int, width: int = WIDTH) -> None:
         super().__init__()
         block, layers = _LAYERS[depth]
         self.body = ResNet(
             block,
             layers,
-            _WIDTHS,
+            [width, 2 * width, 4 * width, 8 * width],
             spatial_dims=dimensions,
             n_input_channels=channels,
             conv1_t_size=7,
@@ -55,16 +67,41 @@ class ResidualTrunk(nn.Module):
             bias_downsample=False,
             feed_forward=False,
         )
-        self.features = trunk_features(depth)
+        self.features = trunk_features(depth, width)
+        self.recompute = False
 
     def maps(self, x: torch.Tensor) -> torch.Tensor:
         """Return the last feature maps, shape (batch, features, …), 1/32 of the input's sides."""
         body = self.body
         x = body.maxpool(body.act(body.bn1(body.conv1(x))))
         for layer in (body.layer1, body.layer2, body.layer3, body.layer4):
-            x = layer(x)
+            x = self._recomputed(layer, x) if self.recompute and self.training else layer(x)
         return x
+
+    @staticmethod
+    def _recomputed(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), _running_statistics_kept(layer)
+
+        found: torch.Tensor = checkpoint(layer, x, use_reentrant=False, context_fn=contexts)
+        return found
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the average of each feature map, shape (batch, features)."""
         return self.maps(x).flatten(2).mean(dim=2)
+
+
+@contextmanager
+def _running_statistics_kept(layer: nn.Module) -> Iterator[None]:
+    """Keep a second pass over the same batch from counting twice in the running means of batch normalisation."""
+    norms = [module for module in layer.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.sub_(1)

@@ -5,18 +5,24 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from services.model_serving.networks.residual import ResidualTrunk
+from services.model_serving.networks.residual import WIDTH, ResidualTrunk
 
 INPUT_SHAPE = (4, 96, 96, 96)
 """T1, T1c, T2, FLAIR, cut by the mask of the tumour core or the whole tumour."""
 
 
 class RiskGroupNetwork(nn.Module):
-    """Input (batch, 4, 96, 96, 96), output logits of low and high risk, (batch, 2)."""
+    """Input (batch, 4, 96, 96, 96), output logits of low and high risk, (batch, 2).
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    channels, width
+        The paper's, where they are not given; see :class:`services.model_serving.networks.residual.ResidualTrunk`.
+    """
+
+    def __init__(self, *, channels: int = INPUT_SHAPE[0], width: int = WIDTH) -> None:
         super().__init__()
-        self.trunk = ResidualTrunk(50, dimensions=3, channels=INPUT_SHAPE[0])
+        self.trunk = ResidualTrunk(50, dimensions=3, channels=channels, width=width)
         self.head = nn.Linear(self.trunk.features, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
