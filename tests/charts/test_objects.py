@@ -393,6 +393,18 @@ def test_a_claim_of_the_sites_own_is_used(charts: Charts) -> None:
         assert claims == [{"claimName": "pacs"}]
 
 
+def test_a_site_replaces_the_storage_of_a_profile(charts: Charts) -> None:
+    store = [{"to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}], "ports": [{"protocol": "TCP", "port": 443}]}]
+    bucket = {"pvc": None, "s3": {"bucket": "mri-data", "prefix": "gliaflow/v1"}}
+    made = charts.template("cpu", {"global": {"storage": bucket, "network": {"storage": store}}})
+    assert not made.of("PersistentVolumeClaim")
+    for name in (*SERVICES, "pipelines"):
+        assert made.named("ConfigMap", name)["data"]["GLIAFLOW_STORAGE_ROOT"] == "s3://mri-data/gliaflow/v1"
+    assert store[0] in made.named("NetworkPolicy", "segmentation")["spec"]["egress"]
+    assert store[0] in made.named("NetworkPolicy", "pipelines")["spec"]["egress"]
+    assert store[0] not in made.named("NetworkPolicy", "worker")["spec"]["egress"]
+
+
 def test_one_service_installs_alone(charts: Charts) -> None:
     values = {
         "service": "survival_analytics",

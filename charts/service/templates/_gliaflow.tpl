@@ -47,7 +47,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- if and $global.storage.pvc $global.storage.s3 -}}
 {{- fail "global.storage names both pvc and s3: keep exactly one" -}}
 {{- end -}}
-{{- if and (not (hasKey $global.storage "pvc")) (not $global.storage.s3) -}}
+{{- if and (not (kindIs "map" $global.storage.pvc)) (not $global.storage.s3) -}}
 {{- fail "global.storage names neither pvc nor s3: keep exactly one" -}}
 {{- end -}}
 {{- if and $global.storage.s3 (not $global.network.storage) -}}
