@@ -268,6 +268,10 @@ def _read(path: Path, *, step: str, numeric: bool) -> pd.DataFrame:
                 field=path.name,
                 expected="a header and rows",
             )
+        if len(names) == 1 and "|" in names[0]:
+            raise UnreadableFile(
+                "the fields are parted by |", step=step, field=path.name, expected="tabs, commas or semicolons"
+            )
         names = _checked_widths(names, rows, mark, path, step)
         frame = pd.read_csv(
             io.BytesIO(b"\n".join(rows)),

@@ -81,6 +81,7 @@ def test_a_broken_file_is_named(tmp_path, content):
         ("Sample,A,B\na,1\nb,3,4\n", "fewer fields.*row 1 of 2"),
         ("Sample,A,B\na,1,2\nb,3,4,5\n", "too many fields.*row 2 of 2"),
         ("Sample;OS (0;1);A\na;1;2\nb;3;4\n", "differ in length.*';'.*quotes"),
+        ("Sample|A\na|1\n", "parted by"),
         ("Sample,A\n", "no row"),
         ("Sample,A\n,\n,\n", "no row"),
     ],
