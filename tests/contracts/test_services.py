@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 import httpx
 import numpy as np
 import pytest
+import SimpleITK as sitk
+import torch
 
 from pipelines.clients import RemoteService, endpoint_contracts, service_class
 from services.feature_store.contracts import (
@@ -35,11 +37,20 @@ from services.model_serving.package import (
     write_package,
 )
 from services.preprocessing.contracts import PrepareParameters, PrepareRequest
-from services.segmentation.contracts import SegmentParameters, SegmentRequest
+from services.segmentation.contracts import (
+    DEFAULT_ABNORMALITY_MODEL,
+    AbnormalityRequest,
+    SegmentParameters,
+    SegmentRequest,
+)
+from services.segmentation.slice_network import SliceNetworkSpec, build_slice_network
+from services.shared.cohort import CaseKeys, Sequence
 from services.shared.contracts import CaseRef
 from services.shared.errors import MissingSequence, NotFound, ServiceFault, TooLarge, Unauthorised, Unavailable
 from services.shared.settings import SERVICE_NAMES, ServiceName
 from services.shared.storage import Storage
+from services.shared.trained_network import save_network
+from services.shared.volume import write_volume
 
 pytestmark = pytest.mark.xdist_group("contracts")
 
@@ -85,6 +96,23 @@ def test_segmentation(both) -> None:
     assert isinstance(both.fail("segmentation", "segment", SegmentRequest(case=ABSENT)), MissingSequence)
     network = SegmentRequest(case=CASES[0], parameters=SegmentParameters(source="network"))
     assert isinstance(both.fail("segmentation", "segment", network), NotFound)
+
+
+def test_outline_of_the_flair_abnormality(both) -> None:
+    spec = SliceNetworkSpec(width=8, side=32)
+    torch.manual_seed(0)
+    state = build_slice_network(spec).state_dict()
+    case = CaseRef(cohort="slices", id="one")
+    values = np.random.default_rng(0).uniform(0, 200, (3, 24, 32)).astype(np.float32)
+    for root in (both.here, both.there):
+        save_network(Storage(root), DEFAULT_ABNORMALITY_MODEL, spec, state, training={})
+        write_volume(Storage(root), CaseKeys(case).raw_image(Sequence.FLAIR), sitk.GetImageFromArray(values))
+    result = both.call("segmentation", "segment_abnormality", AbnormalityRequest(case=case))
+    assert result.missing_sequences == (Sequence.T1, Sequence.T1C)
+    assert len(both.same_files("derivatives/segmentation/slices", suffix=".nii.gz")) == 1
+    assert isinstance(
+        both.fail("segmentation", "segment_abnormality", AbnormalityRequest(case=ABSENT)), MissingSequence
+    )
 
 
 def test_feature_store(both) -> None:
