@@ -122,3 +122,15 @@ class Rendered:
         values = {name: entry["default"] for name, entry in known.items() if "default" in entry} | variables
         job: Object = apply_values(template["job_configuration"]["job_manifest"], values)
         return job
+
+
+def pod_of(workload: Object) -> Object:
+    """Return the pod that a workload makes."""
+    pod: Object = workload["spec"]["template"]["spec"]
+    return pod
+
+
+def labels_of(workload: Object) -> dict[str, str]:
+    """Return the labels of the pods that a workload makes."""
+    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
+    return labels

@@ -9,26 +9,12 @@ import pytest
 
 from pipelines.serve import serve_command
 from services.shared.settings import SERVICE_NAMES, Settings, settings
-from tests.charts.rendered import NAMESPACE, RELEASE, SERVICES, Charts, Object, Rendered
+from tests.charts.rendered import NAMESPACE, RELEASE, SERVICES, Charts, Object, Rendered, labels_of, pod_of
 
 pytestmark = pytest.mark.xdist_group("charts")
 
 WRITABLE = {"emptyDir", "persistentVolumeClaim"}
 SECRET_WORDS = re.compile("TOKEN|SECRET|PASSWORD|ACCESS_KEY|CONNECTION_URL|REGISTRY_URL|ONLINE_URL|AUTH_STRING$")
-
-
-def pod_of(workload: Object) -> Object:
-    pod: Object = workload["spec"]["template"]["spec"]
-    return pod
-
-
-def labels_of(workload: Object) -> dict[str, str]:
-    labels: dict[str, str] = workload["spec"]["template"]["metadata"]["labels"]
-    return labels
-
-
-def chosen_by(policy: Object, labels: dict[str, str]) -> bool:
-    return policy["spec"]["podSelector"].get("matchLabels", {}).items() <= labels.items()
 
 
 def test_containers_are_restricted(rendered: Rendered) -> None:
@@ -224,88 +210,6 @@ def test_processes_accept_their_settings(rendered: Rendered, monkeypatch: pytest
     settings.cache_clear()
 
 
-def test_traffic_is_denied_unless_a_policy_names_it(rendered: Rendered) -> None:
-    deny = rendered.named("NetworkPolicy", "default-deny")["spec"]
-    assert deny == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    policies = [entry for entry in rendered.of("NetworkPolicy") if entry["spec"]["podSelector"]]
-    for policy in policies:
-        for rule in policy["spec"].get("egress", []):
-            assert rule["to"]
-            assert all(peer for peer in rule["to"])
-            assert rule["ports"]
-            for peer in rule["to"]:
-                assert not peer.get("ipBlock", {}).get("cidr", "10.0.0.0/8").endswith("/0")
-        for rule in policy["spec"].get("ingress", []):
-            assert rule["from"]
-            assert all(peer for peer in rule["from"])
-            assert rule["ports"]
-    for workload in rendered.workloads():
-        assert any(chosen_by(policy, labels_of(workload)) for policy in policies), workload["metadata"]
-
-
-def test_only_flows_and_prometheus_call_services(rendered: Rendered) -> None:
-    callers = {"app.kubernetes.io/instance": RELEASE, "app.kubernetes.io/component": "pipelines"}
-    assert callers.items() <= labels_of(rendered.flow_run()).items()
-    for name in SERVICES:
-        (rule,) = rendered.named("NetworkPolicy", name)["spec"]["ingress"]
-        flows, *others = rule["from"]
-        assert flows == {"podSelector": {"matchLabels": callers}}
-        assert all(peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"] == "prometheus" for peer in others)
-        assert len(others) == len(rendered.of("ServiceMonitor")) / 5
-    for name in ("worker", "pipelines"):
-        policy = rendered.named("NetworkPolicy", name)["spec"]
-        assert "Ingress" in policy["policyTypes"]
-        assert "ingress" not in policy
-
-
-def test_kubernetes_answers_worker_and_promoter_alone(rendered: Rendered) -> None:
-    def may_ask(labels: dict[str, str]) -> bool:
-        rules = [
-            rule
-            for policy in rendered.of("NetworkPolicy")
-            if policy["spec"]["podSelector"] and chosen_by(policy, labels)
-            for rule in policy["spec"]["egress"]
-        ]
-        return any(port["port"] == 6443 for rule in rules for port in rule["ports"])
-
-    def holds_token(pod: Object) -> bool:
-        account = rendered.named("ServiceAccount", pod["serviceAccountName"].removeprefix(f"{RELEASE}-"))
-        given: bool = pod.get("automountServiceAccountToken", account["automountServiceAccountToken"])
-        return given
-
-    holders = set()
-    for workload in [*rendered.workloads(), rendered.flow_run(role="promoter")]:
-        pod = pod_of(workload)
-        assert may_ask(labels_of(workload)) == holds_token(pod)
-        if holds_token(pod):
-            holders.add(pod["serviceAccountName"])
-    assert holders == {"rel-worker", "rel-promoter"}
-
-
-def test_roles_grant_the_least(rendered: Rendered) -> None:
-    roles = {entry["metadata"]["name"]: entry["rules"] for entry in rendered.of("Role")}
-    assert roles == {
-        "rel-worker": [
-            {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "watch", "delete"]},
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
-            {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-        ],
-        "rel-promoter": [
-            {
-                "apiGroups": ["apps"],
-                "resources": ["deployments"],
-                "resourceNames": ["rel-model-serving"],
-                "verbs": ["get", "patch"],
-            },
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
-        ],
-    }
-    assert rendered.has("Deployment", "model-serving")
-    for binding in rendered.of("RoleBinding"):
-        (subject,) = binding["subjects"]
-        assert subject["name"] == binding["roleRef"]["name"] == binding["metadata"]["name"]
-
-
 def test_gpus_go_where_they_are_asked_for(profiles: dict[str, Rendered]) -> None:
     def gpus(made: Rendered) -> dict[str, Any]:
         return {
@@ -405,11 +309,24 @@ def test_a_site_replaces_the_storage_of_a_profile(charts: Charts) -> None:
     assert store[0] not in made.named("NetworkPolicy", "worker")["spec"]["egress"]
 
 
+def test_numbers_are_written_as_processes_read_them(charts: Charts) -> None:
+    values = {
+        "segmentation": {"settings": {"max_request_mb": 2_000_000, "request_timeout_s": 0.5}},
+        "global": {"user": 1_000_650_000},
+    }
+    made = charts.template("cpu", values)
+    data = made.named("ConfigMap", "segmentation")["data"]
+    assert (data["GLIAFLOW_MAX_REQUEST_MB"], data["GLIAFLOW_REQUEST_TIMEOUT_S"]) == ("2000000", "0.5")
+    for workload in made.workloads():
+        assert pod_of(workload)["securityContext"]["runAsUser"] == 1_000_650_000
+
+
 def test_one_service_installs_alone(charts: Charts) -> None:
     values = {
         "service": "survival_analytics",
         "global": {"token": {"existingSecret": "mine"}, "storage": {"pvc": {"existingClaim": "volumes"}}},
     }
+    assert charts.run("lint", "--strict", *charts.arguments(None, values, "service")).returncode == 0
     made = charts.template(values=values, chart="service")
     assert {entry["metadata"]["name"] for entry in made.objects} == {"rel-survival-analytics"}
     assert len(made.of("Deployment")) == 1

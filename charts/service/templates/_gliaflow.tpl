@@ -74,6 +74,8 @@ AWS_ENDPOINT_URL: {{ . | quote }}
 GLIAFLOW_STORAGE_ROOT: "/data"
 {{- end }}
 {{- range $name, $value := .settings }}
+{{- /* Whole numbers come as floats, which large ones would show. */}}
+{{- if kindIs "float64" $value }}{{ if eq $value (floor $value) }}{{ $value = int64 $value }}{{ end }}{{ end }}
 {{ printf "GLIAFLOW_%s" (upper $name) }}: {{ $value | toString | quote }}
 {{- end }}
 {{- end -}}
