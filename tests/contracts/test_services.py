@@ -22,10 +22,13 @@ from services.feature_store.contracts import (
 )
 from services.model_serving.contracts import (
     DescribeModelRequest,
+    ExplainRequest,
+    ImagingRequest,
     ListModelsRequest,
     PredictRequest,
 )
 from services.model_serving.contracts import RegisterRequest as RegisterModelRequest
+from services.model_serving.networks.specification import PAPER_SPECS, build_network
 from services.model_serving.package import (
     CoxSignature,
     Estimate,
@@ -171,6 +174,25 @@ def test_model_serving(both) -> None:
     assert found.probability == pytest.approx(1 / (1 + np.exp(-(0.25 + 0.5 + 0.5))))
     assert found.imputed == ("b",)
     assert isinstance(both.fail("model_serving", "predict", PredictRequest(model="none", features={})), NotFound)
+
+
+def test_imaging_networks(both) -> None:
+    segment(both)
+    spec = PAPER_SPECS["slice_classifier"].model_copy(
+        update={"source": "prepared", "view": "slice", "voxel_mm": 4.0, "size": (64, 64), "width": 4}
+    )
+    torch.manual_seed(0)
+    state = build_network(spec).state_dict()
+    for root in (both.here, both.there):
+        save_network(Storage(root), "models/imaging/toy", spec, state, training={})
+    found = both.call("model_serving", "predict_imaging", ImagingRequest(case=CASES[0], model="models/imaging/toy"))
+    assert found.tumour_found
+    assert found.label in spec.classes
+    explained = both.call("model_serving", "explain", ExplainRequest(case=CASES[0], model="models/imaging/toy"))
+    assert len(both.same_files("derivatives/explanations", suffix=".nii.gz")) == 1
+    assert explained.overlay.endswith(".png")
+    missing = ImagingRequest(case=CASES[0], model="models/imaging/none")
+    assert isinstance(both.fail("model_serving", "predict_imaging", missing), NotFound)
 
 
 def test_model_serving_of_a_signature(both) -> None:
