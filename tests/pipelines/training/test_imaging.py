@@ -68,7 +68,7 @@ def test_the_papers_numbers():
 def test_a_shown_class_is_found_in_patients_that_were_not_seen(storage, cases):
     seen = []
     folds = np.arange(18) // 2 % 3
-    parameters = FAST.model_copy(update={"epochs": 15, "patience": 15})
+    parameters = FAST.model_copy(update={"epochs": 10, "patience": 10})
     result = train(storage, cases, folds=folds, parameters=parameters, progress=lambda *a: seen.append(a))
     assert result.metrics["auc"] > 0.9
     assert result.metrics["patients"] == 18
@@ -158,7 +158,7 @@ def test_training_stops_without_a_better_epoch_and_keeps_the_best(storage, cases
 def test_rare_classes_are_found_more_often(storage, cases, imbalance):
     """With images that show nothing, the plain network says the common class and a balanced one does not."""
     rare = (np.arange(18) % 6 == 0).astype(int)
-    short = FAST.model_copy(update={"tuning_fraction": 0.0, "epochs": 10})
+    short = FAST.model_copy(update={"tuning_fraction": 0.0, "epochs": 7})
     chances = []
     for kind in ("none", imbalance):
         train(
