@@ -1,6 +1,6 @@
 """The networks of segmentation: which one a specification says, and their parts.
 
-``residual-unet-3d`` is the default: every output voxel depends on a bounded neighbourhood, so that it gives the same
+``residual-unet-3d`` is the fast one: every output voxel depends on a bounded neighbourhood, so that it gives the same
 answer in one pass and in slabs. ``recombination-unet-3d`` is the network of Front Oncol 2022, 969907.
 """
 

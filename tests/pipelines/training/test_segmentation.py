@@ -31,7 +31,9 @@ from services.shared.errors import (
 from services.shared.storage import Storage
 from services.shared.volume import read_volume, write_volume
 
-SMALL = TrainParameters(width=8, levels=2, epochs=2, batch_size=1, learning_rate=5e-3)
+SMALL = TrainParameters(
+    architecture="residual-unet-3d", width=8, levels=2, epochs=2, schedule="cosine", learning_rate=5e-3
+)
 SHAPE = (15, 18, 17)
 
 
