@@ -20,7 +20,7 @@ from pipelines.training.slice_data import SliceStore, fill_store, patient_folds,
 from pipelines.training.slice_fit import SliceSchedule, fit_slices
 from services.segmentation.abnormality import SEQUENCES, hausdorff_95, read_mask, read_sequences
 from services.segmentation.contracts import DEFAULT_ABNORMALITY_MODEL
-from services.segmentation.inference import choose_device, torch_threads
+from services.shared.device import choose_device, torch_threads
 from services.segmentation.regions import dice
 from services.segmentation.slice_network import (
     SliceNetworkSpec,

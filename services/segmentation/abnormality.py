@@ -132,7 +132,7 @@ def _surface(mask: Mask) -> Mask:
 
 @lru_cache(maxsize=2)
 def _resident(root: str, model: str, sha256: str) -> tuple[SliceNetworkSpec, SegResNet, torch.device]:  # noqa: ARG001
-    from services.segmentation.inference import choose_device
+    from services.shared.device import choose_device
     from services.segmentation.slice_network import SliceNetworkSpec, build_slice_network
     from services.shared.trained_network import load_network
 
@@ -143,7 +143,7 @@ def _resident(root: str, model: str, sha256: str) -> tuple[SliceNetworkSpec, Seg
 
 def _segment(storage: Storage, keys: CaseKeys, parameters: AbnormalityParameters) -> AbnormalityResult:
     # Torch takes seconds to import: only who asks for this pays.
-    from services.segmentation.inference import choose_device
+    from services.shared.device import choose_device
     from services.segmentation.slice_network import SliceNetworkSpec
 
     sha256 = verified_sha256(storage, parameters.model, SliceNetworkSpec)
@@ -192,7 +192,7 @@ def _segment(storage: Storage, keys: CaseKeys, parameters: AbnormalityParameters
 def _outline(
     storage: Storage, keys: CaseKeys, parameters: AbnormalityParameters, sha256: str
 ) -> tuple[Mask, sitk.Image, tuple[Sequence, ...]]:
-    from services.segmentation.inference import torch_threads
+    from services.shared.device import torch_threads
     from services.segmentation.slice_network import slice_probabilities, stack_slices
 
     volumes, flair = read_sequences(storage, keys)

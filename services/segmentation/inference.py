@@ -19,9 +19,7 @@ from services.segmentation.regions import absorb_small_enhancing, fill_holes, re
 from services.segmentation.uncertainty import Floats, entropy, expected_dice, mutual_information
 from services.segmentation.weights import load_network, verified_sha256
 from services.shared.cohort import Region, Sequence
-from services.shared.device import choose_device as choose_device  # others read it here too
-from services.shared.device import is_out_of_memory
-from services.shared.device import torch_threads as torch_threads
+from services.shared.device import choose_device, is_out_of_memory, torch_threads
 from services.shared.errors import InvalidMask, InvalidVolume, MissingSequence, TooLarge
 from services.shared.storage import Storage
 from services.shared.volume import require_same_grid, resample
