@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.modelling.validation import derive_seed
 from pipelines.training.quiet import deterministic_restored, quiet_lightning
 from pipelines.training.slice_data import SliceStore
-from services.shared.device import choose_device
 from services.segmentation.slice_network import REQUIRED, build_slice_network
 from services.shared.contracts import CaseRef
+from services.shared.device import choose_device
 from services.shared.errors import InvalidValue
 from services.shared.manifest import fingerprint
 from services.shared.storage import Storage

@@ -20,7 +20,6 @@ from pipelines.training.slice_data import SliceStore, fill_store, patient_folds,
 from pipelines.training.slice_fit import SliceSchedule, fit_slices
 from services.segmentation.abnormality import SEQUENCES, hausdorff_95, read_mask, read_sequences
 from services.segmentation.contracts import DEFAULT_ABNORMALITY_MODEL
-from services.shared.device import choose_device, torch_threads
 from services.segmentation.regions import dice
 from services.segmentation.slice_network import (
     SliceNetworkSpec,
@@ -30,6 +29,7 @@ from services.segmentation.slice_network import (
 )
 from services.shared.cohort import CaseKeys, Sequence
 from services.shared.contracts import CaseRef, Contract, Key
+from services.shared.device import choose_device, torch_threads
 from services.shared.manifest import run_step
 from services.shared.storage import Storage
 from services.shared.trained_network import card_key, load_network, read_card, save_network, weights_key

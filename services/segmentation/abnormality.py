@@ -132,8 +132,8 @@ def _surface(mask: Mask) -> Mask:
 
 @lru_cache(maxsize=2)
 def _resident(root: str, model: str, sha256: str) -> tuple[SliceNetworkSpec, SegResNet, torch.device]:  # noqa: ARG001
-    from services.shared.device import choose_device
     from services.segmentation.slice_network import SliceNetworkSpec, build_slice_network
+    from services.shared.device import choose_device
     from services.shared.trained_network import load_network
 
     card, network = load_network(Storage(root), model, SliceNetworkSpec, build_slice_network)
@@ -143,8 +143,8 @@ def _resident(root: str, model: str, sha256: str) -> tuple[SliceNetworkSpec, Seg
 
 def _segment(storage: Storage, keys: CaseKeys, parameters: AbnormalityParameters) -> AbnormalityResult:
     # Torch takes seconds to import: only who asks for this pays.
-    from services.shared.device import choose_device
     from services.segmentation.slice_network import SliceNetworkSpec
+    from services.shared.device import choose_device
 
     sha256 = verified_sha256(storage, parameters.model, SliceNetworkSpec)
     images = [keys.raw_image(sequence) for sequence in SEQUENCES if storage.exists(keys.raw_image(sequence))]
@@ -192,8 +192,8 @@ def _segment(storage: Storage, keys: CaseKeys, parameters: AbnormalityParameters
 def _outline(
     storage: Storage, keys: CaseKeys, parameters: AbnormalityParameters, sha256: str
 ) -> tuple[Mask, sitk.Image, tuple[Sequence, ...]]:
-    from services.shared.device import torch_threads
     from services.segmentation.slice_network import slice_probabilities, stack_slices
+    from services.shared.device import torch_threads
 
     volumes, flair = read_sequences(storage, keys)
     spec, network, device = _resident(storage.root, parameters.model, sha256)

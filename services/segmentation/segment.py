@@ -71,8 +71,8 @@ def _segment(storage: Storage, keys: CaseKeys, parameters: SegmentParameters) ->
             return _from_expert(storage, keys)
     else:
         # Torch takes seconds to import: a case with an expert's segmentation does without it.
-        from services.shared.device import choose_device
         from services.segmentation.weights import card_key, read_card, weights_key
+        from services.shared.device import choose_device
 
         model = parameters.model or DEFAULT_MODEL
         _require_prepared(storage, keys, present, optional=read_card(storage, model).spec.optional)
