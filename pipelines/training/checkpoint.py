@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,20 +30,37 @@ class Checkpoint:
 
     def read(self, device: torch.device) -> dict[str, Any] | None:
         """Return the state of this very training, or None. Only tensors and plain values are ever unpickled."""
-        if not (self._storage.exists(self._statement) and self._storage.exists(self._state)):
-            return None
-        stated = json.loads(self._storage.read_text(self._statement))
-        if stated["training"] != self._identity or stated["sha256"] != self._storage.sha256(self._state):
-            return None
-        with self._storage.local(self._state) as path:
+        with self.found() as path:
+            if path is None:
+                return None
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
         return state
 
+    @contextmanager
+    def found(self) -> Iterator[Path | None]:
+        """Yield the local path of the state of this very training, or None."""
+        if not self._is_ours():
+            yield None
+            return
+        with self._storage.local(self._state) as path:
+            yield path
+
+    def _is_ours(self) -> bool:
+        if not (self._storage.exists(self._statement) and self._storage.exists(self._state)):
+            return False
+        stated = json.loads(self._storage.read_text(self._statement))
+        same = stated["training"] == self._identity
+        return bool(same and stated["sha256"] == self._storage.sha256(self._state))
+
     def write(self, state: Mapping[str, object]) -> None:
-        """Keep a state; the statement with its hash comes last."""
+        """Keep a state."""
+        self.keep(lambda path: torch.save(dict(state), path))
+
+    def keep(self, save: Callable[[Path], None]) -> None:
+        """Keep what ``save`` writes to a path; the statement with its hash comes last."""
         self._storage.remove(self._statement)
         with self._storage.publish(self._state) as path:
-            torch.save(dict(state), path)
+            save(path)
         statement = {"training": self._identity, "sha256": self._storage.sha256(self._state)}
         self._storage.write_text(self._statement, json.dumps(statement) + "\n")
 

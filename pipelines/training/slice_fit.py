@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as ListOf
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import lightning
 import numpy as np
@@ -21,6 +18,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.modelling.validation import derive_seed
+from pipelines.training.checkpoint import Checkpoint
 from pipelines.training.quiet import deterministic_restored, quiet_lightning
 from pipelines.training.slice_data import SliceStore
 from services.segmentation.slice_network import REQUIRED, build_slice_network
@@ -68,7 +66,7 @@ def fit_slices(
     """
     rows = store.rows(cases)
     identity = fingerprint("slices", asdict(schedule), seed, store.spec.model_dump(mode="json"), store.sha256(rows))
-    checkpoint = _Checkpoint(storage, folder, identity)
+    checkpoint = Checkpoint(storage, folder, identity)
     device = choose_device()
     with isolate_rng(), quiet_lightning(), deterministic_restored(), tempfile.TemporaryDirectory() as scratch:
         lightning.seed_everything(seed, verbose=False)
@@ -201,52 +199,15 @@ class _SliceTraining(lightning.LightningModule):
         return loss
 
 
-class _Checkpoint:
-    """The state after the last whole epoch, kept in storage while a training runs."""
-
-    def __init__(self, storage: Storage, folder: str, identity: str) -> None:
-        self._storage, self._identity = storage, identity
-        self._state, self._statement = f"{folder}/checkpoint.ckpt", f"{folder}/checkpoint.json"
-
-    @contextmanager
-    def found(self) -> Iterator[Path | None]:
-        """Yield the local path of a checkpoint of this very training, or None."""
-        if not self._is_ours():
-            yield None
-            return
-        with self._storage.local(self._state) as path:
-            yield path
-
-    def _is_ours(self) -> bool:
-        if not (self._storage.exists(self._statement) and self._storage.exists(self._state)):
-            return False
-        stated = json.loads(self._storage.read_text(self._statement))
-        same = stated["training"] == self._identity
-        return bool(same and stated["sha256"] == self._storage.sha256(self._state))
-
-    def write(self, trainer: lightning.Trainer) -> None:
-        """Keep the state; the statement with its hash comes last."""
-        self._storage.remove(self._statement)
-        with self._storage.publish(self._state) as path:
-            trainer.save_checkpoint(path)
-        statement = {"training": self._identity, "sha256": self._storage.sha256(self._state)}
-        self._storage.write_text(self._statement, json.dumps(statement) + "\n")
-
-    def remove(self) -> None:
-        """Forget it."""
-        self._storage.remove(self._statement)
-        self._storage.remove(self._state)
-
-
 class _AfterEpoch(lightning.Callback):
     """After each epoch: keep the state, then report."""
 
-    def __init__(self, checkpoint: _Checkpoint, report: Callable[[int, float], None]) -> None:
+    def __init__(self, checkpoint: Checkpoint, report: Callable[[int, float], None]) -> None:
         self._checkpoint, self._report = checkpoint, report
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Keep the state of the epoch that has ended."""
         if not isinstance(pl_module, _SliceTraining):
             raise TypeError("this callback serves slice trainings")
-        self._checkpoint.write(trainer)
+        self._checkpoint.keep(trainer.save_checkpoint)
         self._report(trainer.current_epoch + 1, float(np.mean(pl_module.losses)))
