@@ -58,6 +58,8 @@ def mutual_information_key(keys: CaseKeys) -> str:
 
 def _segment(storage: Storage, keys: CaseKeys, parameters: SegmentParameters) -> SegmentResult:
     present = tuple(s for s in SEQUENCES if storage.exists(keys.preprocessed_image(s)))
+    if not present:  # a case that was never prepared is told so, whatever else is not there
+        _require_prepared(storage, keys, present, optional=())
     has_expert = storage.exists(keys.preprocessed_segmentation)
     inputs = [keys.brain_mask, *([keys.preprocessed_segmentation] if has_expert else [])]
     inputs += [keys.preprocessed_image(sequence) for sequence in present]

@@ -112,7 +112,8 @@ def test_native_scan_is_aligned_and_stripped(storage: Storage, real_data: Path, 
 def test_published_table_of_167_patients(storage: Storage, real_data: Path, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("grading: {permutations: 1}\n")
     table = real_data / "tcia_bakas_radiomics"
-    run("study", "grading", "--cohort", "bakas", "--features", table, "--params", tmp_path / "params.yaml")
+    run("import", "bakas", table, "bakas", "--participants", real_data / "tcga_glioma_clinical")
+    run("study", "grading", "--cohort", "bakas", "--params", tmp_path / "params.yaml")
     found = json.loads(storage.read_text("studies/bakas/grading/metrics.json"))
     assert found["patients"] == 167
     assert found["auc_low"] > 0.8
