@@ -122,9 +122,15 @@ def survival_cohort(
     features: Path | None = None,
     participants: Path | None = None,
 ) -> StudyCohort:
-    """Return a cohort's expression or features with follow-up and clinical columns."""
+    """Return a cohort's expression or features with follow-up and clinical columns, of its subset ``study``."""
     table = read_matrix(storage, cohort, matrix) if features is None else read_feature_table(features).features
-    clinic = read_cohort(storage, cohort).participants if participants is None else read_participants(participants)
+    if participants is None:
+        everyone = read_cohort(storage, cohort)
+        clinic = everyone.subset("study").participants
+        others = set(everyone.participants["participant_id"]) - set(clinic["participant_id"])
+        table = table[~table.index.isin([label.removeprefix("sub-") for label in others])]
+    else:
+        clinic = read_participants(participants)
     scale = matrix_scale(storage, cohort, matrix) if features is None else ""
     if features is None:  # the cohort's own clinical table may hold patients without a matrix: the study counts them
         labels = clinic["participant_id"].str.removeprefix("sub-").rename("case_id")

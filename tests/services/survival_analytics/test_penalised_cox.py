@@ -128,3 +128,13 @@ def test_fold_without_events_is_refused(wide: tuple) -> None:
     folds = np.where(event == 0, 0, np.arange(120) % 2 + 1)
     with pytest.raises(TooFewCases, match="fold has no event"):
         cross_validate(x, time, event=event, folds=folds)
+
+
+def test_a_path_that_orders_every_death_ends_in_finite_coefficients() -> None:
+    rng = np.random.default_rng(7)
+    x = rng.normal(size=(29, 29))
+    months = np.exp(-4 * x[:, 0] + 3 * x[:, 1])
+    event = np.ones(29, dtype=int)
+    event[rng.permutation(29)[:8]] = 0
+    path = fit_path(x, months, event=event, smallest_ratio=1e-8)
+    assert np.isfinite(path.coefficients).all()
