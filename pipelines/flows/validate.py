@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from prefect import flow
 
 from pipelines.flows.study_inputs import features_of_release, features_of_store, is_released, survival_cohort
 from pipelines.modelling.applied_model import apply_to_cohort
-from pipelines.modelling.signature import high_risk, risk_scores
 from pipelines.modelling.survival_study import StudyCohort
-from pipelines.modelling.survival_validation import apply_signature
+from pipelines.modelling.survival_validation import judge_package
 from pipelines.studies import STUDIES, ferroptosis, study, survival_study
 from services.model_serving import registry
 from services.model_serving.package import Package
@@ -109,35 +107,17 @@ def validate_model(
 
 
 def _judge_signature(name: str, package: Package, cohort: StudyCohort, seed: int) -> _Found:
-    if name == ferroptosis.NAME:
+    if name == ferroptosis.NAME:  # expression comes to the signature's scale first
         applied = ferroptosis.apply_to_cohort(
             package, cohort, horizons_months=HORIZONS_MONTHS, bootstraps=BOOTSTRAPS, seed=seed
         )
-        figures, predictions, facts = applied.figures, applied.predictions, applied.flow
     else:
         known = [column for column in package.model.columns if column in cohort.features]
         data = cohort.data(known or None)
-        figures = apply_signature(
-            package.model,
-            data,
-            horizons=HORIZONS_MONTHS,
-            bootstraps=BOOTSTRAPS,
-            seed=seed,
-            platform=package.description.platform,
-            cohort=cohort.name,
+        applied = judge_package(
+            package, data, cohort=cohort.name, horizons=HORIZONS_MONTHS, bootstraps=BOOTSTRAPS, seed=seed
         )
-        scores = risk_scores(package.model, data)
-        predictions = pd.DataFrame(
-            {
-                "case_id": data.ids,
-                "months": data.months,
-                "event": data.event,
-                "risk_score": scores,
-                "group": np.where(high_risk(package.model, scores), "high", "low"),
-            }
-        )
-        facts = data.flow
-    return _Found(figures.metrics, {"predictions": predictions, **figures.tables}, facts)
+    return _Found(applied.figures.metrics, {"predictions": applied.predictions, **applied.figures.tables}, applied.flow)
 
 
 def _judge_classifier(

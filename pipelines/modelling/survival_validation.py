@@ -27,7 +27,7 @@ from pipelines.modelling.survival_performance import (
     stratified_concordance,
 )
 from pipelines.modelling.validation import Split, derive_seed
-from services.model_serving.package import FittedModel
+from services.model_serving.package import FittedModel, Package
 
 Array = npt.NDArray[np.float64]
 Event = npt.NDArray[np.int64]
@@ -205,6 +205,46 @@ def apply_signature(
         seed=seed,
         curve=(times, predicted_survival(model, scores, times)),
     )
+
+
+@dataclass(frozen=True)
+class AppliedSignature:
+    """A signature in a new cohort.
+
+    Parameters
+    ----------
+    figures
+        C, AUC at the horizons, hazard ratio, log-rank P, calibration.
+    predictions
+        One row a patient: ``case_id``, ``months``, ``event``, ``risk_score``, ``group``.
+    flow
+        Patients in and out, and how expression came to the training scale.
+    """
+
+    figures: SurvivalFigures
+    predictions: pd.DataFrame
+    flow: dict[str, object]
+
+
+def judge_package(
+    package: Package, data: SurvivalData, *, cohort: str, horizons: Sequence[float], bootstraps: int, seed: int
+) -> AppliedSignature:
+    """Return what a packaged signature is worth on other patients; see :func:`apply_signature`."""
+    model, platform = package.model, package.description.platform
+    figures = apply_signature(
+        model, data, horizons=horizons, bootstraps=bootstraps, seed=seed, platform=platform, cohort=cohort
+    )
+    scores = risk_scores(model, data)
+    predictions = pd.DataFrame(
+        {
+            "case_id": data.ids,
+            "months": data.months,
+            "event": data.event,
+            "risk_score": scores,
+            "group": np.where(high_risk(model, scores), "high", "low"),
+        }
+    )
+    return AppliedSignature(figures, predictions, data.flow)
 
 
 def permuted_survival(

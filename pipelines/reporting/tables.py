@@ -147,8 +147,3 @@ _CATEGORIES = {
 
 def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def key_value_table(caption: str, facts: Mapping[str, object], *, headers: tuple[str, str]) -> Table:
-    """Return names and values, one row each, in the order given."""
-    return Table(caption, headers, tuple((name, str(value)) for name, value in facts.items()))

@@ -57,7 +57,6 @@ from pipelines.studies.ferroptosis_context import (
     within_grades,
 )
 from pipelines.studies.ferroptosis_signature import (
-    AppliedSignature,
     apply_to_cohort,
     ranked_model,
     risk_groups,
@@ -75,7 +74,6 @@ from pipelines.studies.ferroptosis_tables import (
 )
 
 __all__ = [
-    "AppliedSignature",
     "FerroptosisRecipe",
     "Parameters",
     "apply_to_cohort",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -12,32 +12,12 @@ import pandas as pd
 from pipelines.genomics.harmonise import RANKS_OF, Harmonised, Method, MissingGenes, TrainingScale
 from pipelines.modelling.selection import Array
 from pipelines.modelling.signature import cox_signature, high_risk, risk_scores
-from pipelines.modelling.survival_performance import SurvivalFigures
 from pipelines.modelling.survival_study import StudyCohort, SurvivalStudyResult
-from pipelines.modelling.survival_validation import apply_signature
+from pipelines.modelling.survival_validation import AppliedSignature, judge_package
 from pipelines.studies.ferroptosis_cohorts import SIGNED_LOG, harmonise_cohort, on_log_scale, with_follow_up
 from services.model_serving.package import FittedModel, Package
 
 HarmoniseBy = Literal["auto", "none", "reference"]
-
-
-@dataclass(frozen=True)
-class AppliedSignature:
-    """A signature in a new cohort.
-
-    Parameters
-    ----------
-    figures
-        C, AUC at the horizons, hazard ratio, log-rank P, calibration.
-    predictions
-        One row a patient: ``case_id``, ``months``, ``event``, ``risk_score``, ``group``.
-    flow
-        Patients in and out, and how expression came to the training scale.
-    """
-
-    figures: SurvivalFigures
-    predictions: pd.DataFrame
-    flow: dict[str, object]
 
 
 def ranked_model(model: FittedModel, scale: TrainingScale) -> FittedModel:
@@ -116,27 +96,14 @@ def apply_to_cohort(
         Where the cohort cannot be brought to the signature's scale, lacks its genes, or nobody died.
     """
     done = _on_package_scale(package, cohort, harmonise_by, missing_genes)
-    data = with_follow_up(cohort, done)
-    figures = apply_signature(
-        package.model,
-        data,
+    return judge_package(
+        package,
+        with_follow_up(cohort, done),
+        cohort=cohort.name,
         horizons=horizons_months,
         bootstraps=bootstraps,
         seed=seed,
-        platform=package.description.platform,
-        cohort=cohort.name,
     )
-    scores = risk_scores(package.model, data)
-    predictions = pd.DataFrame(
-        {
-            "case_id": data.ids,
-            "months": data.months,
-            "event": data.event,
-            "risk_score": scores,
-            "group": np.where(high_risk(package.model, scores), "high", "low"),
-        }
-    )
-    return AppliedSignature(figures, predictions, data.flow)
 
 
 def _on_package_scale(
