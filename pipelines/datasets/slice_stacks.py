@@ -11,7 +11,6 @@ import io
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
+from pipelines.archives import DAMAGED, open_archive
 from services.shared.errors import DuplicateId, IdMismatch, InvalidMask, NotFound, SpaceMismatch, UnreadableFile
 
 Pixels = npt.NDArray[np.uint8]
@@ -192,12 +192,12 @@ def _contents(place: Path) -> Iterator[tuple[str, bytes]]:
             yield path.name, path.read_bytes()
         return
     try:
-        with zipfile.ZipFile(place) as archive:
+        with open_archive(place) as archive:
             for member in sorted(archive.infolist(), key=lambda info: info.filename):
                 if not member.is_dir():
                     _check_size(member.filename, member.file_size)
                     yield PurePosixPath(member.filename).name, archive.read(member)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise UnreadableFile("the archive is damaged", field=place.name, expected="a whole ZIP", got=error) from error
 
 

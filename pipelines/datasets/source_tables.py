@@ -13,7 +13,6 @@ import gzip
 import io
 import re
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from typing import IO, cast
 import numpy as np
 import pandas as pd
 
+from pipelines.archives import DAMAGED, open_archive
 from services.shared.errors import DuplicateId, InvalidTable, NotFound, UnreadableFile
 
 # Xena gives its RNA-seq matrices no ending.
@@ -33,7 +33,7 @@ _NUMBER = r"^x(?=\d)"
 _SNIFFED = 20
 _MARKS = ("\t", ",", ";")
 _BLANK: ContextVar[dict[str, int] | None] = ContextVar("blank_rows", default=None)
-_BROKEN = (UnicodeDecodeError, ValueError, OSError, EOFError, csv.Error, zlib.error, zipfile.BadZipFile)
+_BROKEN = (UnicodeDecodeError, ValueError, OSError, csv.Error, *DAMAGED)
 
 
 @contextmanager
@@ -352,7 +352,7 @@ def _unreadable(path: Path, step: str, error: Exception) -> UnreadableFile:
 
 def _open(path: Path, step: str) -> IO[bytes]:
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path) as archive:
             members = [
                 name
                 for name in archive.namelist()

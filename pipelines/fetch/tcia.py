@@ -14,7 +14,6 @@ import io
 import re
 import shutil
 import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -22,6 +21,7 @@ from pathlib import Path, PurePosixPath
 import httpx
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.archives import DAMAGED, open_archive
 from pipelines.fetch.connection import Connection
 from pipelines.fetch.download import CHUNK, Remote, digests_of, download, require_space, write_whole
 from pipelines.fetch.plan import FetchedFile, Plan, Selection, Statement, read_rows, safe_path
@@ -162,7 +162,7 @@ def plan_collection(
 def _unpack(archive: Path, folder: Path, *, uid: str, images: int, largest_bytes: int | None) -> bytes:
     """Write an archive's images to a folder, each with the checksum that the archive lists, and return that list."""
     try:
-        with zipfile.ZipFile(archive) as content:
+        with open_archive(archive) as content:
             members = _members(content, uid)
             if _LIST not in members:
                 raise _broken("the archive has no list of checksums", uid, expected=_LIST)
@@ -198,8 +198,8 @@ def _unpack(archive: Path, folder: Path, *, uid: str, images: int, largest_bytes
                         remedy="nothing of the series was kept; run the same command again",
                     )
             return listing
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise _broken("the archive cannot be read", uid, expected="a ZIP archive", got=str(error)) from None
+    except DAMAGED as error:
+        raise _broken("the archive cannot be read", uid, expected="a ZIP archive", got=str(error)) from error
 
 
 def _members(content: zipfile.ZipFile, uid: str) -> dict[str, zipfile.ZipInfo]:

@@ -1,0 +1,1 @@
+"""Bring a registered model version to those who serve it, watch it, and take it back."""
