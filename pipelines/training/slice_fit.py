@@ -158,7 +158,9 @@ class _SliceTraining(lightning.LightningModule):
 
     def __init__(self, store: SliceStore, rows: npt.NDArray[np.int64], *, schedule: SliceSchedule, seed: int) -> None:
         super().__init__()
+        # A tenth of a step is saved where weights lie as the slices do.
         self.network = build_slice_network(store.spec)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.losses: list[float] = []
         self._store, self._rows, self._schedule, self._seed = store, rows, schedule, seed
         self._keep = store.spec.channels.index(REQUIRED)

@@ -46,7 +46,7 @@ class SliceTrainParameters(Contract):
 
     width: Annotated[int, Field(ge=4, le=128)] = Field(16, description="Kernels of the first level")
     side: Annotated[int, Field(ge=32, le=512, multiple_of=8)] = Field(128, description="Side of a slice, pixels")
-    epochs: Annotated[int, Field(ge=1)] = Field(40, description="Passes over the slices")
+    epochs: Annotated[int, Field(ge=1)] = Field(30, description="Passes over the slices")
     batch: Annotated[int, Field(ge=1)] = Field(16, description="Slices of a step")
     learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="Largest rate of the one-cycle schedule")
     drop_sequence: Annotated[float, Field(ge=0, lt=1)] = Field(
