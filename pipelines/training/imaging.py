@@ -32,12 +32,11 @@ from pipelines.training.imaging_fit import (
     ImagingEpoch,
     Report,
     fit_network,
-    is_first_process,
     network_state,
     predict_cases,
-    wait_for_all,
 )
 from pipelines.training.imaging_parameters import PAPER_PARAMETERS, ImagingTrainParameters
+from pipelines.training.processes import is_first_process, wait_for_all
 from services.model_serving.imaging import THRESHOLD
 from services.model_serving.networks.specification import ImagingSpec
 from services.shared.contracts import CaseRef, Contract, Key
