@@ -1,6 +1,6 @@
 """What a segmentation network sees of its cases: crops read from disk, mirrored and varied at random.
 
-A crop follows from (seed, epoch, case) alone: neither a training that was killed nor the number of processes that make
+A crop follows from (seed, epoch, number) alone: neither a training that was killed nor the number of processes that make
 crops changes it.
 """
 
@@ -93,12 +93,14 @@ class CaseStore:
 
 
 class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
-    """One crop a case and epoch: mirrored, brighter or darker, noisier, of another contrast; zero outside the brain.
+    """Crops of one epoch: mirrored, brighter or darker, noisier, of another contrast; zero outside the brain.
 
     Parameters
     ----------
     patch_voxels
         Longest side of a crop; a smaller case comes whole. All crops are padded to one size.
+    crops_per_case
+        How many crops each case gives.
     drop_sequence
         Share of crops that lose one sequence or more, never all; what is lost is 0, as it is to the service.
     """
@@ -111,10 +113,11 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
         patch_voxels: int,
         seed: int,
         epoch: int,
+        crops_per_case: int = 1,
         drop_sequence: float = 0.0,
     ) -> None:
         self._store, self._patch_voxels, self._drop_sequence = store, patch_voxels, drop_sequence
-        self._seed, self._epoch = seed, epoch
+        self._seed, self._epoch, self._crops_per_case = seed, epoch, crops_per_case
         largest = [max(store[i].brain.shape[axis] for i in range(len(store))) for axis in range(3)]
         self._size = [-(-min(n, patch_voxels) // spec.multiple) * spec.multiple for n in largest]
         self._vary = Compose(
@@ -128,13 +131,13 @@ class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
         )
 
     def __len__(self) -> int:
-        return len(self._store)
+        return len(self._store) * self._crops_per_case
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         seed = derive_seed(self._seed, self._epoch, index)
         rng = np.random.default_rng(seed)
         self._vary.set_random_state(seed)
-        crop = self._vary(self._cut(index, rng))
+        crop = self._vary(self._cut(index % len(self._store), rng))
         inputs = torch.as_tensor(crop["inputs"]) * torch.as_tensor(crop["brain"])
         if self._drop_sequence:
             inputs = inputs * _kept_channels(len(inputs), self._drop_sequence, rng).to(inputs)

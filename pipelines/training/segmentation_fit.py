@@ -241,6 +241,7 @@ class _Training:
             self.learn,
             self.spec,
             patch_voxels=plan.patch_voxels,
+            crops_per_case=plan.crops_per_case,
             drop_sequence=plan.drop_sequence,
             seed=derive_seed(self.seed, 1),
             epoch=epoch,

@@ -40,6 +40,7 @@ class TrainParameters(Contract):
         0.0, description="Share of crops that lose sequences at random; then a case may lack any but its last"
     )
     patch_voxels: Annotated[int, Field(ge=8)] = Field(48, description="Longest side of a training crop, voxels")
+    crops_per_case: Annotated[int, Field(ge=1)] = Field(1, description="Crops of each case in an epoch")
     recompute: bool = Field(default=False, description="Compute blocks again for the gradient: less memory")
     loaders: Annotated[int, Field(ge=0, le=64)] = Field(
         0, description="Processes that make crops beside a GPU; their number changes no result"
