@@ -7,19 +7,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.training.processes import is_first_process
+from services.shared.storage import Storage
 
 LogEpoch = Callable[[int, Mapping[str, float]], None]
 
 
+def live_folder(storage: Storage, model: str) -> Path | None:
+    """Return where a model's live figures lie: beside it, or nowhere where storage is no folder of this machine."""
+    return Path(storage.url(f"{model}/live")) if storage.is_local else None
+
+
 @contextmanager
-def live_figures(folder: Path | None) -> Iterator[LogEpoch]:
-    """Yield what writes an epoch's number and figures; it does nothing without a folder or on a later process."""
+def live_figures(folder: Path | None, *, go_on: bool = False) -> Iterator[LogEpoch]:
+    """Yield what writes an epoch's number and figures; it does nothing without a folder or on a later process.
+
+    Parameters
+    ----------
+    go_on
+        Keep the figures of earlier epochs, of a training that is gone on with.
+    """
     if folder is None or not is_first_process():
         yield lambda _epoch, _figures: None
         return
     from dvclive.live import Live
 
-    with Live(dir=str(folder), save_dvc_exp=False, dvcyaml=None) as live:
+    with Live(dir=str(folder), resume=go_on, save_dvc_exp=False, dvcyaml=None) as live:
 
         def log(epoch: int, figures: Mapping[str, float]) -> None:
             live.step = epoch

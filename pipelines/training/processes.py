@@ -16,12 +16,17 @@ def open_fabric() -> Fabric:
     one = [device.index or 0] if device.type == "cuda" else 1
     fabric = Fabric(
         accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=TorchElasticEnvironment().world_size() if launched else one,
+        devices=process_count() if launched else one,
         strategy="ddp" if launched else "auto",
         precision="bf16-mixed" if device.type == "cuda" else "32-true",
     )
     fabric.launch()
     return fabric
+
+
+def process_count() -> int:
+    """Return how many processes train: those that ``torchrun`` started, else one."""
+    return TorchElasticEnvironment().world_size() if TorchElasticEnvironment.detect() else 1
 
 
 def is_first_process() -> bool:

@@ -107,11 +107,12 @@ def train_segmentation(
         identity = fingerprint(
             STEP, VERSION, settled, package_versions(*_PACKAGES), {key: storage.sha256(key) for key in inputs}
         )
+        checkpoint = Checkpoint(storage, model, identity)
         with (
             torch_threads(threads or torch.get_num_threads()),
             _read_all(storage, learn, spec) as learn_store,
             _read_all(storage, tune, spec) as tune_store,
-            live_figures(live) as log,
+            live_figures(live, go_on=checkpoint.exists()) as log,
         ):
 
             def report(figures: EpochFigures) -> None:
@@ -125,7 +126,7 @@ def train_segmentation(
                 tune_store,
                 parameters=parameters,
                 seed=seed,
-                checkpoint=Checkpoint(storage, model, identity),
+                checkpoint=checkpoint,
                 report=report,
             )
         if is_first_process():

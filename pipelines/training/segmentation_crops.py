@@ -1,7 +1,7 @@
 """What a segmentation network sees of its cases: crops read from disk, mirrored and varied at random.
 
-A crop follows from (seed, epoch, number) alone: neither a training that was killed nor the number of processes that make
-crops changes it.
+A crop follows from (seed, epoch, number) alone: neither a training that was killed nor how many processes make crops
+changes it.
 """
 
 from __future__ import annotations

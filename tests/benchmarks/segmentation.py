@@ -243,8 +243,8 @@ def main(arguments: list[str]) -> None:
                 f"Volumes at 1 mm, {os.cpu_count()} processors, {THREADS} threads, float32, load "
                 "{load}: CPU counts all threads and says more than wall time. Both networks have width 16 and were "
                 f"trained by this command on {len(cases)} phantoms (PLANS says how); every way reads the same weights. "
-                f"Goals: a case in {LIMITS_S_GIB[0]} s and {LIMITS_S_GIB[1]} GiB with the fast network, each network four "
-                "times faster than MONAI's window with equal Dice. Dice: TC / WT / ET with the mask; the last column is the "
+                f"Goals: a case in {LIMITS_S_GIB[0]} s and {LIMITS_S_GIB[1]} GiB with the fast network, both 4 "
+                "times faster than MONAI's window with equal Dice. Dice: TC / WT / ET with the mask; last column: the "
                 "lowest Dice of the four regions with one pass."
             ),
             "",

@@ -1,4 +1,4 @@
-"""The part of the segmentation benchmark that needs a GPU: ours beside what a user would otherwise run on the same chip.
+"""The part of the segmentation benchmark that needs a GPU: ours beside what a user would otherwise run on the chip.
 
 Ours: the brain's box, bfloat16, channels last, compiled with CUDA graphs, labels made on the chip.
 Peers: the same network in float32 without compilation, and MONAI's DynUNet with sliding windows and eight mirrored

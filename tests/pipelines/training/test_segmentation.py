@@ -382,9 +382,16 @@ def test_processes_that_make_crops_change_nothing(storage: Storage, cases: list[
 def test_live_figures_are_written_while_it_runs(storage: Storage, cases: list[CaseRef], tmp_path: Path) -> None:
     live, rows = tmp_path / "live", []
 
+    class Killed(BaseException):
+        pass
+
     def look(figures: EpochFigures, _epochs: int) -> None:
         rows.append(len((live / "plots/metrics/tuning_dice_mean.tsv").read_text().splitlines()) - 1)
+        if rows == [1]:
+            raise Killed
 
+    with pytest.raises(Killed):
+        train(storage, cases, live=live, progress=look)
     train(storage, cases, live=live, progress=look)
     assert rows == [1, 2]
     assert json.loads((live / "metrics.json").read_text())["step"] == 2
