@@ -7,8 +7,10 @@ from collections.abc import Callable
 from prefect import flow
 
 from pipelines.ledger import usable_cases
+from pipelines.training.live import live_folder
 from pipelines.training.segmentation import EpochFigures, TrainParameters, TrainResult, train_segmentation
 from pipelines.training.slices import SliceTrainParameters, SliceTrainResult, train_slices
+from services.segmentation.contracts import DEFAULT_ABNORMALITY_MODEL, DEFAULT_MODEL
 from services.shared.cohort import read_cohort
 from services.shared.settings import settings
 from services.shared.storage import open_storage
@@ -37,7 +39,13 @@ def train_network(
     storage = open_storage()
     cases = usable_cases(storage, read_cohort(storage, cohort).subset("segmentation"), steps=("prepare",))
     return train_segmentation(
-        storage, cases, parameters=parameters, seed=seed, threads=settings().workers, progress=progress
+        storage,
+        cases,
+        parameters=parameters,
+        seed=seed,
+        threads=settings().workers,
+        progress=progress,
+        live=live_folder(storage, DEFAULT_MODEL),
     )
 
 
@@ -63,4 +71,12 @@ def train_abnormality(
     """
     storage = open_storage()
     cases = read_cohort(storage, cohort).cases
-    return train_slices(storage, cases, parameters=parameters, seed=seed, threads=settings().workers, progress=progress)
+    return train_slices(
+        storage,
+        cases,
+        parameters=parameters,
+        seed=seed,
+        threads=settings().workers,
+        progress=progress,
+        live=live_folder(storage, DEFAULT_ABNORMALITY_MODEL),
+    )

@@ -39,13 +39,14 @@ class Checkpoint:
     @contextmanager
     def found(self) -> Iterator[Path | None]:
         """Yield the local path of the state of this very training, or None."""
-        if not self._is_ours():
+        if not self.exists():
             yield None
             return
         with self._storage.local(self._state) as path:
             yield path
 
-    def _is_ours(self) -> bool:
+    def exists(self) -> bool:
+        """Return whether there is a state of this very training."""
         if not (self._storage.exists(self._statement) and self._storage.exists(self._state)):
             return False
         stated = json.loads(self._storage.read_text(self._statement))

@@ -8,9 +8,8 @@ validation part decides anything in it: the tuning patients who choose the epoch
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from collections.abc import Sequence as ListOf
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +31,12 @@ from pipelines.training.imaging_fit import (
     ImagingEpoch,
     Report,
     fit_network,
-    is_first_process,
     network_state,
     predict_cases,
-    wait_for_all,
 )
 from pipelines.training.imaging_parameters import PAPER_PARAMETERS, ImagingTrainParameters
+from pipelines.training.live import live_figures
+from pipelines.training.processes import is_first_process, wait_for_all
 from services.model_serving.imaging import THRESHOLD
 from services.model_serving.networks.specification import ImagingSpec
 from services.shared.contracts import CaseRef, Contract, Key
@@ -254,10 +253,11 @@ def _train(
     store.fill([*learnt, *held])
 
     def compute() -> list[str]:
-        with torch_threads(job.threads), _live(job) as log:
+        with torch_threads(job.threads), live_figures(job.live and job.live / job.name) as log:
 
             def report(epoch: ImagingEpoch) -> None:
-                log(epoch)
+                losses = {"training_loss": epoch.training_loss, "tuning_loss": epoch.tuning_loss}
+                log(epoch.epoch, {name: value for name, value in losses.items() if value is not None})
                 job.report(epoch)
 
             fit = fit_network(
@@ -350,23 +350,3 @@ def _reporter(progress: Progress | None, number: int, total: int, name: str) -> 
             progress(number, total, f"{name}, epoch {epoch.epoch}: loss {epoch.training_loss:.3f}{tuning}")
 
     return report
-
-
-@contextmanager
-def _live(job: _Job) -> Iterator[Report]:
-    """Yield what writes an epoch's losses to DVCLive's folder, where one is asked for."""
-    if job.live is None or not is_first_process():
-        yield lambda _: None
-        return
-    from dvclive.live import Live
-
-    with Live(dir=str(job.live / job.name), save_dvc_exp=False, dvcyaml=None) as live:
-
-        def log(epoch: ImagingEpoch) -> None:
-            live.step = epoch.epoch
-            live.log_metric("training_loss", epoch.training_loss, plot=True)
-            if epoch.tuning_loss is not None:
-                live.log_metric("tuning_loss", epoch.tuning_loss, plot=True)
-            live.make_summary()
-
-        yield log

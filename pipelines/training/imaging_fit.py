@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import nn
 
 from pipelines.modelling.validation import derive_seed
@@ -33,6 +32,7 @@ from pipelines.training.imaging_data import (
 )
 from pipelines.training.imaging_parameters import ImagingTrainParameters
 from pipelines.training.objective import Objective
+from pipelines.training.processes import open_fabric
 from pipelines.training.quiet import deterministic_restored, quiet_lightning
 from services.model_serving.embedding import load_trunk, read_weights
 from services.model_serving.imaging import read_output
@@ -40,7 +40,7 @@ from services.model_serving.networks.grade import GradeAndRisk
 from services.model_serving.networks.residual import ResidualTrunk
 from services.model_serving.networks.specification import build_network
 from services.shared.contracts import CaseRef, Contract
-from services.shared.device import choose_device, is_out_of_memory
+from services.shared.device import is_out_of_memory
 from services.shared.errors import GliaflowError, InvalidValue
 from services.shared.manifest import fingerprint, package_versions
 
@@ -182,7 +182,7 @@ def _fit(job: _Job, batch: int, notes: tuple[str, ...]) -> ImagingFit:
     checkpoint = Checkpoint(store.storage, job.folder, job.identity(batch))
     objective = Objective(job.outcome, job.learn, parameters)
     with quiet_lightning(), deterministic_restored():
-        fabric = _fabric()
+        fabric = open_fabric()
         torch.use_deterministic_algorithms(mode=True, warn_only=fabric.device.type == "cuda")
         network = _start(store, parameters, job.seed)
         optimiser = torch.optim.Adam(
@@ -225,32 +225,6 @@ def _fit(job: _Job, batch: int, notes: tuple[str, ...]) -> ImagingFit:
             checkpoint.remove()
     network.load_state_dict(best)
     return ImagingFit(network.eval(), tuple(history), _best_epoch(history), batch, notes)
-
-
-def _fabric() -> Fabric:
-    """Return where a training runs: one device, or the processes that ``torchrun`` started on this machine."""
-    device = choose_device()
-    launched = TorchElasticEnvironment.detect()
-    one = [device.index or 0] if device.type == "cuda" else 1
-    fabric = Fabric(
-        accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=TorchElasticEnvironment().world_size() if launched else one,
-        strategy="ddp" if launched else "auto",
-        precision="bf16-mixed" if device.type == "cuda" else "32-true",
-    )
-    fabric.launch()
-    return fabric
-
-
-def is_first_process() -> bool:
-    """Return whether this process is the one that writes: the first, or the only one."""
-    return not TorchElasticEnvironment.detect() or TorchElasticEnvironment().global_rank() == 0
-
-
-def wait_for_all() -> None:
-    """Wait until every process that ``torchrun`` started has come here; nothing without such."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
 
 
 def _start(store: InputStore, parameters: ImagingTrainParameters, seed: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""The cases that a segmentation network learns from: read, split by patient, cropped and varied at random."""
+"""The cases that a segmentation network learns from: read, checked, and split by patient."""
 
 from __future__ import annotations
 
@@ -9,16 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk
 import torch
-from monai.transforms.compose import Compose
-from monai.transforms.croppad.dictionary import RandCropByPosNegLabeld, SpatialPadd
-from monai.transforms.intensity.dictionary import (
-    RandAdjustContrastd,
-    RandGaussianNoised,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-)
-from monai.transforms.spatial.dictionary import RandFlipd
-from torch.utils.data import Dataset
 
 from services.segmentation.inference import stack_channels
 from services.segmentation.network import NetworkSpec, class_indices
@@ -30,7 +20,6 @@ from services.shared.storage import Storage
 from services.shared.volume import describe_grid, read_volume
 
 _SPACING_TOLERANCE_MM = 1e-3
-_TUMOUR_TO_BACKGROUND = (2, 1)  # how often a patch is centred on tumour, and how often elsewhere
 
 
 @dataclass(frozen=True)
@@ -41,14 +30,14 @@ class PreparedCase:
     ----------
     inputs : float32, channels × z × y × x
     brain : bool, z × y × x
-    classes : int64, z × y × x
+    classes : uint8, z × y × x
         Position of each voxel's label among the network's classes.
     """
 
     case: CaseRef
     inputs: npt.NDArray[np.float32]
     brain: npt.NDArray[np.bool_]
-    classes: npt.NDArray[np.int64]
+    classes: npt.NDArray[np.uint8]
 
 
 def voxel_size_mm(storage: Storage, cases: ListOf[CaseRef]) -> float:
@@ -79,7 +68,7 @@ def voxel_size_mm(storage: Storage, cases: ListOf[CaseRef]) -> float:
 
 
 def read_case(storage: Storage, case: CaseRef, spec: NetworkSpec) -> PreparedCase:
-    """Read one prepared case with its expert segmentation.
+    """Read one prepared case with its expert segmentation; an error names the case.
 
     Raises
     ------
@@ -88,6 +77,13 @@ def read_case(storage: Storage, case: CaseRef, spec: NetworkSpec) -> PreparedCas
     SpaceMismatch, InvalidMask, InvalidVolume, UnreadableFile
         Where volumes cannot be used together, or the segmentation is empty.
     """
+    try:
+        return _read_case(storage, case, spec)
+    except GliaflowError as error:
+        raise error.with_context(case=str(case), step="train segmentation") from None
+
+
+def _read_case(storage: Storage, case: CaseRef, spec: NetworkSpec) -> PreparedCase:
     keys = CaseKeys(case)
     require_sequences(storage, keys, step="train segmentation", prepared=True)
     brain = read_volume(storage, keys.brain_mask, pixel_type=sitk.sitkUInt8)
@@ -104,19 +100,8 @@ def read_case(storage: Storage, case: CaseRef, spec: NetworkSpec) -> PreparedCas
             got="none",
             remedy="correct the segmentation or leave the case out of training",
         )
-    classes = class_indices(torch.from_numpy(values), spec.classes).numpy()
+    classes = class_indices(torch.from_numpy(values), spec.classes).numpy().astype(np.uint8)
     return PreparedCase(case, inputs, sitk.GetArrayFromImage(brain)[box] > 0, classes)
-
-
-def read_cases(storage: Storage, cases: ListOf[CaseRef], spec: NetworkSpec) -> list[PreparedCase]:
-    """Read every case; an error names its case."""
-    found = []
-    for case in cases:
-        try:
-            found.append(read_case(storage, case, spec))
-        except GliaflowError as error:
-            raise error.with_context(case=str(case), step="train segmentation") from None
-    return found
 
 
 def split_for_tuning(
@@ -146,77 +131,3 @@ def split_for_tuning(
     chosen = set(np.random.default_rng(seed).permutation(len(ordered))[:count].tolist())
     learn = tuple(case for index, case in enumerate(ordered) if index not in chosen)
     return learn, tuple(ordered[index] for index in sorted(chosen))
-
-
-class TrainingCrops(Dataset[dict[str, torch.Tensor]]):
-    """One random crop a case: mirrored, brighter or darker, noisier, of another contrast; zero outside the brain.
-
-    Parameters
-    ----------
-    patch_voxels
-        Longest side of a crop; a smaller case comes whole. All crops are padded to one size.
-    drop_sequence
-        Share of crops that lose one sequence or more, never all; what is lost is 0, as it is to the service.
-    """
-
-    def __init__(
-        self,
-        cases: ListOf[PreparedCase],
-        spec: NetworkSpec,
-        *,
-        patch_voxels: int,
-        seed: int,
-        drop_sequence: float = 0.0,
-    ) -> None:
-        self._cases = [
-            {
-                "inputs": torch.from_numpy(case.inputs),
-                "brain": torch.from_numpy(case.brain[None].astype(np.float32)),
-                "classes": torch.from_numpy(case.classes[None]),
-            }
-            for case in cases
-        ]
-        everything = ("inputs", "brain", "classes")
-        largest = [max(case.brain.shape[axis] for case in cases) for axis in range(3)]
-        size = [-(-min(n, patch_voxels) // spec.multiple) * spec.multiple for n in largest]
-        positive, negative = _TUMOUR_TO_BACKGROUND
-        self._vary = Compose(
-            [
-                RandCropByPosNegLabeld(
-                    everything,
-                    label_key="classes",
-                    spatial_size=(patch_voxels,) * 3,
-                    pos=positive,
-                    neg=negative,
-                    num_samples=1,
-                    allow_smaller=True,
-                ),
-                SpatialPadd(everything, spatial_size=size),
-                *(RandFlipd(everything, prob=0.5, spatial_axis=axis) for axis in range(3)),
-                RandScaleIntensityd("inputs", factors=0.15, prob=0.8, channel_wise=True),
-                RandShiftIntensityd("inputs", offsets=0.15, prob=0.8),
-                RandAdjustContrastd("inputs", prob=0.3, gamma=(0.7, 1.5), retain_stats=True),
-                RandGaussianNoised("inputs", prob=0.3, std=0.1),
-            ]
-        )
-        self._vary.set_random_state(seed)
-        self._drop_sequence = drop_sequence
-        self._chance = np.random.default_rng(seed)
-
-    def __len__(self) -> int:
-        return len(self._cases)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        crop = self._vary(self._cases[index])[0]
-        inputs = torch.as_tensor(crop["inputs"]) * torch.as_tensor(crop["brain"])
-        if self._drop_sequence:
-            inputs = inputs * self._kept(len(inputs)).to(inputs)
-        return {"inputs": inputs.as_subclass(torch.Tensor), "classes": crop["classes"].as_subclass(torch.Tensor)}
-
-    def _kept(self, channels: int) -> torch.Tensor:
-        """Return for each channel whether the next crop has it (channels × 1 × 1 × 1)."""
-        kept = np.ones(channels, dtype=bool)
-        if channels > 1 and self._chance.random() < self._drop_sequence:
-            lost = self._chance.permutation(channels)[: self._chance.integers(1, channels)]
-            kept[lost] = False
-        return torch.from_numpy(kept)[:, None, None, None]

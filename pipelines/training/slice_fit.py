@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipelines.modelling.validation import derive_seed
 from pipelines.training.checkpoint import Checkpoint
+from pipelines.training.processes import is_first_process, process_count, wait_for_all
 from pipelines.training.quiet import deterministic_restored, quiet_lightning
 from pipelines.training.slice_data import SliceStore
 from services.segmentation.slice_network import REQUIRED, build_slice_network
@@ -62,8 +63,17 @@ def fit_slices(
     Raises
     ------
     InvalidValue
-        Where the loss stops being finite.
+        Where the loss stops being finite, or a batch cannot be shared evenly by the processes.
     """
+    if schedule.batch % process_count():
+        raise InvalidValue(
+            "a batch cannot be shared evenly",
+            step="train FLAIR abnormality",
+            field="batch",
+            expected=f"a multiple of {process_count()} processes",
+            got=schedule.batch,
+            remedy="change 'batch', or start another number of processes",
+        )
     rows = store.rows(cases)
     identity = fingerprint("slices", asdict(schedule), seed, store.spec.model_dump(mode="json"), store.sha256(rows))
     checkpoint = Checkpoint(storage, folder, identity)
@@ -71,9 +81,13 @@ def fit_slices(
     with isolate_rng(), quiet_lightning(), deterministic_restored(), tempfile.TemporaryDirectory() as scratch:
         lightning.seed_everything(seed, verbose=False)
         run = _SliceTraining(store, rows, schedule=schedule, seed=seed)
+        processes = process_count()
+        one = [device.index or 0] if device.type == "cuda" else 1
         trainer = lightning.Trainer(
             accelerator="gpu" if device.type == "cuda" else device.type,
-            devices=[device.index or 0] if device.type == "cuda" else 1,
+            devices=one if processes == 1 else processes,
+            strategy="auto" if processes == 1 else "ddp",
+            use_distributed_sampler=False,
             precision="bf16-mixed" if device.type == "cuda" else "32-true",
             max_epochs=schedule.epochs,
             deterministic="warn" if device.type == "cuda" else True,
@@ -87,7 +101,9 @@ def fit_slices(
         )
         with checkpoint.found() as path:
             trainer.fit(run, ckpt_path=path, weights_only=True)
-    checkpoint.remove()
+    wait_for_all()
+    if is_first_process():
+        checkpoint.remove()
     return {name: value.detach().cpu() for name, value in run.network.state_dict().items()}
 
 
@@ -185,6 +201,9 @@ class _SliceTraining(lightning.LightningModule):
         rng = torch.Generator().manual_seed(derive_seed(self._seed, self.current_epoch, index))
         inputs, masks = self._store.take(np.asarray(batch))
         inputs, masks = vary(inputs, masks, drop=self._schedule.drop_sequence, keep=self._keep, rng=rng)
+        # Every process varies the whole batch and takes its share: together they learn what one alone would.
+        share = slice(self.global_rank, None, self.trainer.world_size)
+        inputs, masks = inputs[share], masks[share]
         inputs = inputs.to(self.device).contiguous(memory_format=torch.channels_last)
         loss = dice_and_cross_entropy(self.network(inputs).float(), masks.to(self.device))
         value = float(loss.detach())
@@ -211,5 +230,8 @@ class _AfterEpoch(lightning.Callback):
         """Keep the state of the epoch that has ended."""
         if not isinstance(pl_module, _SliceTraining):
             raise TypeError("this callback serves slice trainings")
-        self._checkpoint.keep(trainer.save_checkpoint)
-        self._report(trainer.current_epoch + 1, float(np.mean(pl_module.losses)))
+        if trainer.is_global_zero:
+            self._checkpoint.keep(trainer.save_checkpoint)
+            self._report(trainer.current_epoch + 1, float(np.mean(pl_module.losses)))
+        else:
+            trainer.save_checkpoint(trainer.default_root_dir)  # writes nothing: all processes must take part

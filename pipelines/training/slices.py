@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from collections.abc import Sequence as ListOf
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import torch
 from pydantic import Field
 
+from pipelines.training.live import live_figures
+from pipelines.training.processes import is_first_process, wait_for_all
 from pipelines.training.slice_data import SliceStore, fill_store, patient_folds, usable_cases
 from pipelines.training.slice_fit import SliceSchedule, fit_slices
 from services.segmentation.abnormality import SEQUENCES, hausdorff_95, read_mask, read_sequences
@@ -79,6 +83,7 @@ def train_slices(
     model: str = DEFAULT_ABNORMALITY_MODEL,
     threads: int = 1,
     progress: Progress | None = None,
+    live: Path | None = None,
 ) -> SliceTrainResult:
     """Cross-validate by patient, train on all of them, and write network and figures below ``model``.
 
@@ -93,6 +98,8 @@ def train_slices(
         Processor cores.
     progress
         Called with epochs done and in all, over every fold, and what is being done.
+    live
+        Folder that DVCLive writes each epoch's loss to while the training runs, each network in its own.
 
     Raises
     ------
@@ -118,7 +125,8 @@ def train_slices(
         for k in range(parameters.folds):
             train = [case for case, its in zip(usable, fold, strict=True) if its != k]
             test = [case for case, its in zip(usable, fold, strict=True) if its == k]
-            _train_fold(storage, fill, f"{model}/folds/{k + 1}", train, test, parameters, seed, count.step(k))
+            place = live and live / f"fold_{k + 1}"
+            _train_fold(storage, fill, f"{model}/folds/{k + 1}", train, test, parameters, seed, count.step(k), place)
         inputs = [key for case in usable for key in _inputs(storage, case)]
         inputs += [f"{model}/folds/{k + 1}/cases.csv" for k in range(parameters.folds)]
         manifest, cached = run_step(
@@ -131,7 +139,7 @@ def train_slices(
             parameters=parameters.model_dump(mode="json") | {"seed": seed},
             packages=["lightning", "monai", "numpy", "torch"],
             compute=lambda: _write_final(
-                storage, fill(), model, usable, parameters, seed, count.step(parameters.folds)
+                storage, fill(), model, usable, parameters, seed, count.step(parameters.folds), live and live / "final"
             ),
             device=str(choose_device()),
         )
@@ -187,17 +195,20 @@ def _train_fold(
     parameters: SliceTrainParameters,
     seed: int,
     report: Callable[[int, float], None],
+    live: Path | None,
 ) -> None:
     """Train without a fold's patients and judge its network on them."""
 
     def compute() -> list[str]:
         store = fill()
-        state = fit_slices(storage, store, train, folder, schedule=_schedule(parameters), seed=seed, report=report)
-        training: dict[str, float | int | str] = {"cases": len(train), "epochs": parameters.epochs, "seed": seed}
-        save_network(storage, folder, store.spec, state, training=training)
-        rows = [judge_case(storage, folder, case) for case in test]
-        table = pd.DataFrame(rows).to_csv(index=False, float_format="%.10g", lineterminator="\n")
-        storage.write_text(f"{folder}/cases.csv", table)
+        state = _fit(storage, store, train, folder, parameters, seed, report, live)
+        if is_first_process():
+            training: dict[str, float | int | str] = {"cases": len(train), "epochs": parameters.epochs, "seed": seed}
+            save_network(storage, folder, store.spec, state, training=training)
+            rows = [judge_case(storage, folder, case) for case in test]
+            table = pd.DataFrame(rows).to_csv(index=False, float_format="%.10g", lineterminator="\n")
+            storage.write_text(f"{folder}/cases.csv", table)
+        wait_for_all()
         return [card_key(folder), weights_key(folder), f"{folder}/cases.csv"]
 
     run_step(
@@ -212,6 +223,26 @@ def _train_fold(
         compute=compute,
         device=str(choose_device()),
     )
+
+
+def _fit(
+    storage: Storage,
+    store: SliceStore,
+    cases: ListOf[CaseRef],
+    folder: str,
+    parameters: SliceTrainParameters,
+    seed: int,
+    report: Callable[[int, float], None],
+    live: Path | None,
+) -> dict[str, torch.Tensor]:
+    """Return the weights of a network of some cases, its figures told and logged on the way."""
+    with live_figures(live) as log:
+
+        def tell(epoch: int, loss: float) -> None:
+            log(epoch, {"training_loss": loss})
+            report(epoch, loss)
+
+        return fit_slices(storage, store, cases, folder, schedule=_schedule(parameters), seed=seed, report=tell)
 
 
 def judge_case(storage: Storage, model: str, case: CaseRef) -> dict[str, object]:
@@ -242,8 +273,9 @@ def _write_final(
     parameters: SliceTrainParameters,
     seed: int,
     report: Callable[[int, float], None],
+    live: Path | None,
 ) -> list[str]:
-    state = fit_slices(storage, store, cases, model, schedule=_schedule(parameters), seed=seed, report=report)
+    state = _fit(storage, store, cases, model, parameters, seed, report, live)
     tables = []
     for k in range(parameters.folds):
         with storage.local(f"{model}/folds/{k + 1}/cases.csv") as path:
@@ -259,11 +291,14 @@ def _write_final(
             "hd95_mm_median": float(table["hd95_mm"].median()),
             "cases_without_overlap": int((table["dice"] == 0).sum()),
         }
-        text = table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
-        storage.write_text(f"{model}/cross_validation.csv", text)
         outputs.append(f"{model}/cross_validation.csv")
     training: dict[str, float | int | str] = {"cases": len(cases), "epochs": parameters.epochs, "seed": seed}
     training |= {name: value for name, value in metrics.items() if name.startswith("dice")}
-    save_network(storage, model, store.spec, state, training=training)
-    storage.write_text(f"{model}/metrics.json", json.dumps(metrics, indent=2) + "\n")
+    if is_first_process():
+        save_network(storage, model, store.spec, state, training=training)
+        storage.write_text(f"{model}/metrics.json", json.dumps(metrics, indent=2) + "\n")
+        if tables:
+            text = table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+            storage.write_text(f"{model}/cross_validation.csv", text)
+    wait_for_all()
     return outputs

@@ -31,6 +31,7 @@ _COARSE_SHARE = 0.25  # of those features, what the next level of a residual U-N
 _LEAST_PLANES = 16
 _SLAB_OVERLAP = 8
 _WINDOW_OVERLAP = 0.5
+_WINDOWS_AT_ONCE = 4  # on a GPU, which small windows do not fill
 _MOST_RESIDENT = 2
 
 Box = tuple[slice, slice, slice]
@@ -264,7 +265,9 @@ def predict_probabilities(
     notes: tuple[str, ...] = ()
     total, entropies = torch.zeros(()), torch.zeros(())
     views = list(product((False, True), repeat=3)) if test_time_flips else [(False, False, False)]
-    with torch.inference_mode():
+    # A GPU multiplies in bfloat16 where that is safe; softmax and everything after it stay in float32.
+    half = torch.autocast("cuda", torch.bfloat16, enabled=predictor.device.type == "cuda")
+    with torch.inference_mode(), half:
         for view in views:
             axes = [axis + 2 for axis, mirrored in enumerate(view) if mirrored]
             flipped = batch.flip(axes).contiguous(memory_format=torch.channels_last_3d)
@@ -284,7 +287,7 @@ def predict_probabilities(
                     got=f"a brain of {' × '.join(map(str, size))} voxels, network of width {predictor.spec.width}",
                     remedy="segment fewer cases at a time, or on a machine with more memory",
                 )
-            single = logits.softmax(dim=1).flip(axes)[0]
+            single = logits.float().softmax(dim=1).flip(axes)[0]
             del logits
             total = total.to(single.device) + single
             if test_time_flips:
@@ -308,12 +311,13 @@ def in_windows(predictor: Predictor, size: tuple[int, ...], *, memory_mb: int) -
         left = voxels / (size[1] * size[2]) - _COARSE_SHARE * size[0] - _SLAB_OVERLAP
         planes = max(int(left) // 2 * 2, _LEAST_PLANES)
         return lambda batch: network.forward_in_slabs(batch, planes=planes)
-    side = max(int(voxels ** (1 / 3)) // spec.multiple, _LEAST_PLANES // spec.multiple, 1) * spec.multiple
+    at_once = _WINDOWS_AT_ONCE if predictor.device.type == "cuda" else 1
+    side = max(int((voxels / at_once) ** (1 / 3)) // spec.multiple, _LEAST_PLANES // spec.multiple, 1) * spec.multiple
     window = tuple(min(side, n) for n in size)
 
     def read(batch: torch.Tensor) -> torch.Tensor:
         blended = sliding_window_inference(
-            batch, window, sw_batch_size=1, predictor=network, overlap=_WINDOW_OVERLAP, mode="gaussian"
+            batch, window, sw_batch_size=at_once, predictor=network, overlap=_WINDOW_OVERLAP, mode="gaussian"
         )
         assert isinstance(blended, torch.Tensor)
         return blended

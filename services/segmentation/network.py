@@ -20,6 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from services.shared.cohort import SEQUENCES, Label, Sequence
 from services.shared.contracts import Contract
 from services.shared.errors import InvalidValue
+from services.shared.recomputation import recomputed
 
 Architecture = Literal["residual-unet-3d", "recombination-unet-3d"]
 RESIDUAL_UNET: Architecture = "residual-unet-3d"
@@ -115,11 +116,17 @@ class ResidualUNet(nn.Module):
 
     A strided convolution leads down, a transposed one up, where the level's features are added. Width doubles with
     each level, eight times at most. With batch normalisation a voxel's output depends on a bounded neighbourhood.
+
+    Attributes
+    ----------
+    recompute
+        Whether training computes the inside of each block again for the gradient, to save memory.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.levels = spec.levels
+        self.recompute = False
         self.local = spec.normalisation == "batch"
         widths = [spec.width * min(2**level, _MOST_WIDENING) for level in range(spec.levels + 1)]
         kind = spec.normalisation
@@ -171,15 +178,18 @@ class ResidualUNet(nn.Module):
 
     def _below(self, x: torch.Tensor, *, level: int) -> torch.Tensor:
         """Return the features of a level below the finest, coarser ones joined in."""
-        x = self.encode[level - 1](x)
+        x = self._through(self.encode[level - 1], x)
         if level == self.levels:
             return x
         coarse = self._below(torch.relu_(self.reduce[level](x)), level=level + 1)
-        joined: torch.Tensor = self.decode[level](self.expand[level](coarse).add_(x))
-        return joined
+        return self._through(self.decode[level], self.expand[level](coarse).add_(x))
+
+    def _through(self, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = recomputed(block, x) if self.recompute and self.training else block(x)
+        return features
 
     def _leave(self, fine: torch.Tensor, coarse: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.head(self.decode[0](self.expand[0](coarse).add_(fine)))
+        logits: torch.Tensor = self.head(self._through(self.decode[0], self.expand[0](coarse).add_(fine)))
         return logits
 
 
@@ -228,12 +238,18 @@ class RecombinationUNet(nn.Module):
     ----------
     spec
         Its ``width`` is the number of kernels of every convolution, on every level; the paper's is 64, on 4 levels.
+
+    Attributes
+    ----------
+    recompute
+        Whether training computes the inside of each block again for the gradient, to save memory.
     """
 
     local = False  # squeeze-and-excitation pools over the whole input
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
+        self.recompute = False
         width = spec.width
 
         def block(channels_in: int) -> RecombinationBlock:
@@ -251,13 +267,17 @@ class RecombinationUNet(nn.Module):
         """Return logits; sides must be multiples of ``2 ** levels``."""
         skips: list[torch.Tensor] = []
         for block in self.context:
-            x = block(x)
+            x = self._through(block, x)
             skips.append(x)
             x = self.pool(x)
         for upsample, block in zip(self.upsample, self.localisation, strict=True):
-            x = block(torch.cat([skips.pop(), upsample(x)], dim=1))
+            x = self._through(block, torch.cat([skips.pop(), upsample(x)], dim=1))
         logits: torch.Tensor = self.head(x)
         return logits
+
+    def _through(self, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = recomputed(block, x) if self.recompute and self.training else block(x)
+        return features
 
 
 def class_indices(labels: torch.Tensor, classes: tuple[Label, ...]) -> torch.Tensor:

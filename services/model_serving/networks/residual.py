@@ -7,14 +7,13 @@ can be loaded where a user has them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
 from monai.networks.nets.resnet import ResNet
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+
+from services.shared.recomputation import recomputed
 
 Depth = Literal[18, 34, 50]
 
@@ -75,33 +74,9 @@ class ResidualTrunk(nn.Module):
         body = self.body
         x = body.maxpool(body.act(body.bn1(body.conv1(x))))
         for layer in (body.layer1, body.layer2, body.layer3, body.layer4):
-            x = self._recomputed(layer, x) if self.recompute and self.training else layer(x)
+            x = recomputed(layer, x) if self.recompute and self.training else layer(x)
         return x
-
-    @staticmethod
-    def _recomputed(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-            return nullcontext(), _running_statistics_kept(layer)
-
-        found: torch.Tensor = checkpoint(layer, x, use_reentrant=False, context_fn=contexts)
-        return found
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the average of each feature map, shape (batch, features)."""
         return self.maps(x).flatten(2).mean(dim=2)
-
-
-@contextmanager
-def _running_statistics_kept(layer: nn.Module) -> Iterator[None]:
-    """Keep a second pass over the same batch from counting twice in the running means of batch normalisation."""
-    norms = [module for module in layer.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked.sub_(1)

@@ -3,6 +3,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +15,13 @@ import SimpleITK as sitk
 import torch
 
 from pipelines.training.segmentation import EpochFigures, TrainParameters, TrainResult, train_segmentation
-from pipelines.training.segmentation_cases import TrainingCrops, read_cases, split_for_tuning
+from pipelines.training.segmentation_cases import read_case, split_for_tuning
+from pipelines.training.segmentation_crops import CaseStore, TrainingCrops
 from services.segmentation.contracts import SegmentParameters, SegmentRequest
 from services.segmentation.inference import load_predictor, predict_probabilities
-from services.segmentation.network import NetworkSpec
+from services.segmentation.network import NetworkSpec, ResidualUNet
 from services.segmentation.segment import segment_case
+from services.segmentation.weights import read_card
 from services.shared.cohort import SEQUENCES, CaseKeys, Region, Sequence
 from services.shared.contracts import CaseRef
 from services.shared.errors import (
@@ -34,6 +40,7 @@ from services.shared.volume import read_volume, write_volume
 SMALL = TrainParameters(
     architecture="residual-unet-3d", width=8, levels=2, epochs=2, schedule="cosine", learning_rate=5e-3
 )
+SPEC = NetworkSpec(levels=2, voxel_mm=8.0)
 SHAPE = (15, 18, 17)
 
 
@@ -223,35 +230,68 @@ def test_a_loss_that_is_not_finite_stops_training_and_writes_nothing(storage: St
     assert storage.files("models") == []
 
 
-def test_crops_vary_stay_zero_outside_the_brain_and_keep_labels(storage: Storage, cases: list[CaseRef]) -> None:
-    spec = NetworkSpec(levels=2, voxel_mm=8.0)
-    prepared = read_cases(storage, cases, spec)
-    crops = TrainingCrops(prepared, spec, patch_voxels=96, seed=0)
-    first, second = crops[0], crops[0]
-    assert first["inputs"].shape == (4, 16, 16, 16)
-    assert first["classes"].shape == (1, 16, 16, 16)
+@pytest.fixture
+def store(storage: Storage, cases: list[CaseRef]) -> Iterator[CaseStore]:
+    with CaseStore() as store:
+        for case in cases:
+            store.append(read_case(storage, case, SPEC))
+        yield store
+
+
+def crops_of(store: CaseStore, *, epoch: int = 1, **more: object) -> TrainingCrops:
+    return TrainingCrops(store, SPEC, **({"patch_voxels": 96, "seed": 0, "epoch": epoch} | more))
+
+
+def test_crops_vary_stay_zero_outside_the_brain_and_keep_labels(store: CaseStore) -> None:
+    first, second = crops_of(store)[0], crops_of(store, epoch=2)[0]
+    assert first["inputs"].shape == (4, 16, 20, 20)
+    assert first["classes"].shape == (1, 16, 20, 20)
     assert first["inputs"].dtype == torch.float32
     assert not torch.equal(first["inputs"], second["inputs"])
-    outside = prepared[0].brain.size - prepared[0].brain.sum()
+    outside = store[0].brain.size - store[0].brain.sum()
     assert int((first["inputs"] == 0).all(dim=0).sum()) >= outside
     for crop in (first, second):
         assert (
-            torch.bincount(crop["classes"].flatten().long())[1:].tolist()
-            == np.bincount(prepared[0].classes.ravel())[1:].tolist()
+            torch.bincount(crop["classes"].flatten())[1:].tolist() == np.bincount(store[0].classes.ravel())[1:].tolist()
         )
 
 
-def test_a_patch_smaller_than_the_case_has_its_size(storage: Storage, cases: list[CaseRef]) -> None:
-    spec = NetworkSpec(levels=2, voxel_mm=8.0)
-    crops = TrainingCrops(read_cases(storage, cases, spec), spec, patch_voxels=8, seed=0)
-    sizes = {tuple(crops[i % 3]["inputs"].shape) for i in range(6)}
+def test_a_crop_follows_from_seed_epoch_and_case_alone(store: CaseStore) -> None:
+    alone = crops_of(store, epoch=7)[2]
+    after_others = crops_of(store, epoch=7)
+    _ = after_others[0], after_others[1]
+    for name, values in after_others[2].items():
+        assert torch.equal(values, alone[name])
+    assert not torch.equal(crops_of(store, epoch=7, seed=1)[2]["inputs"], alone["inputs"])
+
+
+def test_a_patch_smaller_than_the_case_has_its_size(store: CaseStore) -> None:
+    sizes = {tuple(crops_of(store, epoch=i, patch_voxels=8)[i % 3]["inputs"].shape) for i in range(6)}
     assert sizes == {(4, 8, 8, 8)}
+
+
+def test_crops_are_centred_on_each_label_as_often_as_on_another_and_two_times_of_three_on_tumour(
+    store: CaseStore,
+) -> None:
+    rng = np.random.default_rng(0)
+    drawn = [int(store[0].classes[store.draw_centre(0, rng)]) for _ in range(3000)]
+    assert np.bincount(drawn, minlength=4) / 3000 == pytest.approx([1 / 3, 2 / 9, 2 / 9, 2 / 9], abs=0.03)
+
+
+def test_memory_does_not_grow_with_the_cases_and_the_folder_goes(storage: Storage, cases: list[CaseRef]) -> None:
+    with CaseStore() as store:
+        for case in cases:
+            store.append(read_case(storage, case, SPEC))
+        assert all(isinstance(part, np.memmap) for part in (store[2].inputs, store[2].brain, store[2].classes))
+        folder = Path(str(store[0].inputs.filename)).parent
+        np.testing.assert_array_equal(store[1].inputs, read_case(storage, cases[1], SPEC).inputs)
+    assert not folder.exists()
 
 
 def test_training_and_service_read_a_case_alike(storage: Storage, cases: list[CaseRef]) -> None:
     result = train(storage, cases)
     predictor = load_predictor(storage, result.model)
-    prepared = read_cases(storage, cases[:1], predictor.spec)[0]
+    prepared = read_case(storage, cases[0], predictor.spec)
     probabilities = predict_probabilities(predictor, prepared.inputs, memory_mb=2048).probabilities
     found = segment_case(
         storage,
@@ -275,10 +315,9 @@ def test_the_papers_network_trains_too(storage: Storage, cases: list[CaseRef]) -
     assert load_predictor(storage, result.model).spec.architecture == "recombination-unet-3d"
 
 
-def test_crops_lose_sequences_but_never_all(storage: Storage, cases: list[CaseRef]) -> None:
-    spec = NetworkSpec(levels=2, voxel_mm=8.0)
-    crops = TrainingCrops(read_cases(storage, cases, spec), spec, patch_voxels=16, drop_sequence=0.7, seed=0)
-    lost = [int((crops[index % 3]["inputs"] == 0).all(dim=(1, 2, 3)).sum()) for index in range(60)]
+def test_crops_lose_sequences_but_never_all(store: CaseStore) -> None:
+    crops = [crops_of(store, epoch=index, patch_voxels=16, drop_sequence=0.7)[index % 3] for index in range(60)]
+    lost = [int((crop["inputs"] == 0).all(dim=(1, 2, 3)).sum()) for crop in crops]
     assert set(lost) == {0, 1, 2, 3}
     assert 0.5 < np.mean([count > 0 for count in lost]) < 0.9
 
@@ -291,3 +330,118 @@ def test_a_network_trained_without_sequences_now_and_then_says_so_and_takes_such
     storage.remove(CaseKeys(cases[0]).preprocessed_image(Sequence.T2))
     found = segment_case(storage, SegmentRequest(case=cases[0], parameters=SegmentParameters(source="network")))
     assert found.missing_sequences == (Sequence.T2,)
+
+
+def test_a_killed_training_ends_in_the_same_weights(storage: Storage, cases: list[CaseRef]) -> None:
+    parameters = SMALL.model_copy(update={"epochs": 4, "schedule": "plateau", "patience": 0})
+    whole = train(storage, cases, parameters, model="models/whole")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(figures: EpochFigures, _epochs: int) -> None:
+        if figures.epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(storage, cases, parameters, progress=kill)
+    assert storage.files("models/segmentation") == [
+        "models/segmentation/checkpoint.json",
+        "models/segmentation/checkpoint.pt",
+    ]
+    rest: list[int] = []
+    resumed = train(storage, cases, parameters, progress=lambda figures, _: rest.append(figures.epoch))
+    assert rest == [3, 4]
+    assert resumed.weights_sha256 == whole.weights_sha256
+    assert storage.read_text("models/segmentation/training.csv") == storage.read_text("models/whole/training.csv")
+
+
+def test_training_ends_without_a_better_epoch_on_the_tuning_cases(storage: Storage, cases: list[CaseRef]) -> None:
+    seen: list[EpochFigures] = []
+    parameters = SMALL.model_copy(update={"epochs": 30, "stop_after": 2, "learning_rate": 1e-9})
+    still = parameters.model_copy(update={"normalisation": "instance"})  # nothing moves: the first epoch is the best
+    result = train(storage, cases, still, progress=lambda figures, _: seen.append(figures))
+    assert (result.best_epoch, len(seen)) == (1, 3)
+
+
+@pytest.mark.parametrize("architecture", ["residual-unet-3d", "recombination-unet-3d"])
+def test_recomputed_blocks_learn_the_same(storage: Storage, cases: list[CaseRef], architecture: str) -> None:
+    plain = SMALL.model_copy(update={"architecture": architecture, "epochs": 1})
+    first = train(storage, cases, plain, model="models/a")
+    second = train(storage, cases, plain.model_copy(update={"recompute": True}), model="models/b")
+    assert first.weights_sha256 == second.weights_sha256
+
+
+def test_processes_that_make_crops_change_nothing(storage: Storage, cases: list[CaseRef]) -> None:
+    first = train(storage, cases, model="models/a")
+    second = train(storage, cases, SMALL.model_copy(update={"loaders": 2}), model="models/b")
+    assert first.weights_sha256 == second.weights_sha256
+    assert train(storage, cases, SMALL.model_copy(update={"loaders": 2}), model="models/a").cached
+
+
+def test_live_figures_are_written_while_it_runs(storage: Storage, cases: list[CaseRef], tmp_path: Path) -> None:
+    live, rows = tmp_path / "live", []
+
+    class Killed(BaseException):
+        pass
+
+    def look(figures: EpochFigures, _epochs: int) -> None:
+        rows.append(len((live / "plots/metrics/tuning_dice_mean.tsv").read_text().splitlines()) - 1)
+        if rows == [1]:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(storage, cases, live=live, progress=look)
+    train(storage, cases, live=live, progress=look)
+    assert rows == [1, 2]
+    assert json.loads((live / "metrics.json").read_text())["step"] == 2
+
+
+def test_memory_that_runs_out_says_what_to_change(
+    storage: Storage, cases: list[CaseRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(*_: object) -> torch.Tensor:
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(ResidualUNet, "forward", short)
+    with pytest.raises(InvalidValue, match="recompute") as caught:
+        train(storage, cases)
+    assert caught.value.field == "batch_size"
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+
+import torch
+from pipelines.training.segmentation import TrainParameters, train_segmentation
+from services.shared.contracts import CaseRef
+from services.shared.storage import open_storage
+
+found = train_segmentation(
+    open_storage(), [CaseRef(cohort="demo", id=f"c{i}") for i in range(4)],
+    parameters=TrainParameters.model_validate_json(sys.argv[1]), seed=1, threads=1, model="models/ddp",
+)
+Path(f"sha-{torch.distributed.get_rank()}").write_text(found.weights_sha256)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(storage: Storage, cases: list[CaseRef], tmp_path: Path) -> None:
+    write_case(storage, 3)
+    (tmp_path / "train.py").write_text(SCRIPT)
+    plan = SMALL.model_copy(update={"batch_size": 2, "normalisation": "instance"})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, plan.model_dump_json()], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    shas = [(tmp_path / f"sha-{rank}").read_text() for rank in (0, 1)]
+    alone = train(storage, [CaseRef(cohort="demo", id=f"c{i}") for i in range(4)], plan)
+    assert shas[0] == shas[1] == read_card(storage, "models/ddp").weights_sha256
+    rows = [
+        list(csv.DictReader(io.StringIO(storage.read_text(f"{m}/training.csv")))) for m in ("models/ddp", alone.model)
+    ]
+    for name in ("training_loss", "tuning_loss"):
+        assert [float(r[name]) for r in rows[0]] == pytest.approx([float(r[name]) for r in rows[1]], rel=1e-3)
