@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from services.segmentation.abnormality import read_mask, read_sequences
+from services.segmentation.abnormality import SEQUENCES, read_mask, read_sequences
 from services.segmentation.slice_network import SliceNetworkSpec, stack_masks, stack_slices
 from services.shared.cohort import CaseKeys, Sequence
 from services.shared.contracts import CaseRef
@@ -121,6 +121,13 @@ def usable_cases(storage: Storage, cases: ListOf[CaseRef], *, folds: int) -> tup
             remedy="import masks with the images, or use fewer folds",
         )
     return tuple(usable), left_out
+
+
+def slice_inputs(storage: Storage, case: CaseRef) -> list[str]:
+    """Return the keys of a case's sequences and mask."""
+    keys = CaseKeys(case)
+    images = [keys.raw_image(sequence) for sequence in SEQUENCES if storage.exists(keys.raw_image(sequence))]
+    return [*images, keys.raw_segmentation]
 
 
 def patient_folds(count: int, *, folds: int, seed: int) -> npt.NDArray[np.int64]:

@@ -7,40 +7,29 @@ training that was killed goes on after its last whole epoch and ends in the same
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from collections.abc import Sequence as ListOf
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import pandas as pd
-import torch
 from pydantic import Field
 
 from pipelines.training.live import live_figures
 from pipelines.training.processes import is_first_process, wait_for_all
-from pipelines.training.slice_data import SliceStore, fill_store, patient_folds, usable_cases
+from pipelines.training.slice_data import SliceStore, fill_store, patient_folds, slice_inputs, usable_cases
 from pipelines.training.slice_fit import SliceSchedule, fit_slices
-from services.segmentation.abnormality import SEQUENCES, hausdorff_95, read_mask, read_sequences
+from pipelines.training.slice_judgement import judge_network, write_figures
 from services.segmentation.contracts import DEFAULT_ABNORMALITY_MODEL
-from services.segmentation.regions import dice
-from services.segmentation.slice_network import (
-    SliceNetworkSpec,
-    build_slice_network,
-    slice_probabilities,
-    stack_slices,
-)
-from services.shared.cohort import CaseKeys, Sequence
+from services.segmentation.slice_network import SliceNetworkSpec
 from services.shared.contracts import CaseRef, Contract, Key
 from services.shared.device import choose_device, torch_threads
-from services.shared.manifest import run_step
+from services.shared.manifest import Manifest, run_step
 from services.shared.storage import Storage
-from services.shared.trained_network import card_key, load_network, read_card, save_network, weights_key
+from services.shared.trained_network import card_key, read_card, save_network, weights_key
 
 STEP = "train FLAIR abnormality"
 VERSION = "1"
-THRESHOLD = 0.5
 
 Progress = Callable[[int, int, str], None]
 
@@ -122,28 +111,18 @@ def train_slices(
                 filled = True
             return store
 
+        def train(folder: str, its: ListOf[CaseRef], number: int, name: str) -> tuple[Manifest, bool]:
+            told, place = count.step(number), live and live / name
+            return _train_network(storage, fill, folder, its, parameters, seed=seed, report=told, live=place)
+
+        tables = []
         for k in range(parameters.folds):
-            train = [case for case, its in zip(usable, fold, strict=True) if its != k]
-            test = [case for case, its in zip(usable, fold, strict=True) if its == k]
-            place = live and live / f"fold_{k + 1}"
-            _train_fold(storage, fill, f"{model}/folds/{k + 1}", train, test, parameters, seed, count.step(k), place)
-        inputs = [key for case in usable for key in _inputs(storage, case)]
-        inputs += [f"{model}/folds/{k + 1}/cases.csv" for k in range(parameters.folds)]
-        manifest, cached = run_step(
-            storage,
-            f"{model}/manifest.json",
-            step=STEP,
-            step_version=VERSION,
-            case=None,
-            inputs=inputs,
-            parameters=parameters.model_dump(mode="json") | {"seed": seed},
-            packages=["lightning", "monai", "numpy", "torch"],
-            compute=lambda: _write_final(
-                storage, fill(), model, usable, parameters, seed, count.step(parameters.folds), live and live / "final"
-            ),
-            device=str(choose_device()),
-        )
-    metrics = json.loads(storage.read_text(f"{model}/metrics.json"))
+            folder = f"{model}/folds/{k + 1}"
+            train(folder, [case for case, its in zip(usable, fold, strict=True) if its != k], k, f"fold_{k + 1}")
+            unseen = [case for case, its in zip(usable, fold, strict=True) if its == k]
+            tables.append(judge_network(storage, folder, unseen))
+        manifest, cached = train(model, usable, parameters.folds, "final")
+    figures = write_figures(storage, model, tables)
     return SliceTrainResult(
         model=model,
         cached=cached,
@@ -152,7 +131,7 @@ def train_slices(
         weights_sha256=read_card(storage, model, SliceNetworkSpec).weights_sha256,
         device=manifest.device,
         seconds=manifest.seconds,
-        **{name: metrics.get(name) for name in ("dice_mean", "dice_median", "hd95_mm_median")},
+        **{name: figures.get(name) for name in ("dice_mean", "dice_median", "hd95_mm_median")},
     )
 
 
@@ -171,12 +150,6 @@ class _EpochCounter:
         return report
 
 
-def _inputs(storage: Storage, case: CaseRef) -> list[str]:
-    keys = CaseKeys(case)
-    images = [keys.raw_image(sequence) for sequence in SEQUENCES if storage.exists(keys.raw_image(sequence))]
-    return [*images, keys.raw_segmentation]
-
-
 def _schedule(parameters: SliceTrainParameters) -> SliceSchedule:
     return SliceSchedule(
         epochs=parameters.epochs,
@@ -186,119 +159,43 @@ def _schedule(parameters: SliceTrainParameters) -> SliceSchedule:
     )
 
 
-def _train_fold(
+def _train_network(
     storage: Storage,
     fill: Callable[[], SliceStore],
     folder: str,
-    train: ListOf[CaseRef],
-    test: ListOf[CaseRef],
+    cases: ListOf[CaseRef],
     parameters: SliceTrainParameters,
+    *,
     seed: int,
     report: Callable[[int, float], None],
     live: Path | None,
-) -> None:
-    """Train without a fold's patients and judge its network on them."""
+) -> tuple[Manifest, bool]:
+    """Train a network of some cases and write it below a folder; do nothing where it is up to date."""
 
     def compute() -> list[str]:
         store = fill()
-        state = _fit(storage, store, train, folder, parameters, seed, report, live)
-        if is_first_process():
-            training: dict[str, float | int | str] = {"cases": len(train), "epochs": parameters.epochs, "seed": seed}
-            save_network(storage, folder, store.spec, state, training=training)
-            rows = [judge_case(storage, folder, case) for case in test]
-            table = pd.DataFrame(rows).to_csv(index=False, float_format="%.10g", lineterminator="\n")
-            storage.write_text(f"{folder}/cases.csv", table)
-        wait_for_all()
-        return [card_key(folder), weights_key(folder), f"{folder}/cases.csv"]
+        with live_figures(live) as log:
 
-    run_step(
+            def tell(epoch: int, loss: float) -> None:
+                log(epoch, {"training_loss": loss})
+                report(epoch, loss)
+
+            state = fit_slices(storage, store, cases, folder, schedule=_schedule(parameters), seed=seed, report=tell)
+        if is_first_process():
+            training: dict[str, float | int | str] = {"cases": len(cases), "epochs": parameters.epochs, "seed": seed}
+            save_network(storage, folder, store.spec, state, training=training)
+        wait_for_all()
+        return [card_key(folder), weights_key(folder)]
+
+    return run_step(
         storage,
         f"{folder}/manifest.json",
-        step=f"{STEP}, fold",
+        step=STEP,
         step_version=VERSION,
         case=None,
-        inputs=[key for case in (*train, *test) for key in _inputs(storage, case)],
-        parameters=parameters.model_dump(mode="json") | {"seed": seed, "held_out": [str(case) for case in test]},
+        inputs=[key for case in cases for key in slice_inputs(storage, case)],
+        parameters=parameters.model_dump(mode="json", exclude={"folds"}) | {"seed": seed},
         packages=["lightning", "monai", "numpy", "torch"],
         compute=compute,
         device=str(choose_device()),
     )
-
-
-def _fit(
-    storage: Storage,
-    store: SliceStore,
-    cases: ListOf[CaseRef],
-    folder: str,
-    parameters: SliceTrainParameters,
-    seed: int,
-    report: Callable[[int, float], None],
-    live: Path | None,
-) -> dict[str, torch.Tensor]:
-    """Return the weights of a network of some cases, its figures told and logged on the way."""
-    with live_figures(live) as log:
-
-        def tell(epoch: int, loss: float) -> None:
-            log(epoch, {"training_loss": loss})
-            report(epoch, loss)
-
-        return fit_slices(storage, store, cases, folder, schedule=_schedule(parameters), seed=seed, report=tell)
-
-
-def judge_case(storage: Storage, model: str, case: CaseRef) -> dict[str, object]:
-    """Return Dice and HD95 of a network on one case with a mask, as the service would outline it."""
-    card, network = load_network(storage, model, SliceNetworkSpec, build_slice_network)
-    keys = CaseKeys(case)
-    volumes, flair = read_sequences(storage, keys)
-    device = choose_device()
-    found = slice_probabilities(
-        network.to(device), stack_slices(volumes, card.spec), volumes[Sequence.FLAIR].shape[1:], device=device
-    )
-    mask, reference = found >= THRESHOLD, read_mask(storage, keys, flair)
-    if reference is None:
-        raise AssertionError("a case without a mask was set aside for judging")
-    return {
-        "case_id": case.id,
-        "slices": len(mask),
-        "dice": dice(mask, reference),
-        "hd95_mm": hausdorff_95(mask, reference, flair.GetSpacing()),
-    }
-
-
-def _write_final(
-    storage: Storage,
-    store: SliceStore,
-    model: str,
-    cases: ListOf[CaseRef],
-    parameters: SliceTrainParameters,
-    seed: int,
-    report: Callable[[int, float], None],
-    live: Path | None,
-) -> list[str]:
-    state = _fit(storage, store, cases, model, parameters, seed, report, live)
-    tables = []
-    for k in range(parameters.folds):
-        with storage.local(f"{model}/folds/{k + 1}/cases.csv") as path:
-            tables.append(pd.read_csv(path, dtype={"case_id": str}).assign(fold=k + 1))
-    metrics: dict[str, float | int] = {"cases": len(cases), "slices": store.slices(cases)}
-    outputs = [card_key(model), weights_key(model), f"{model}/metrics.json"]
-    if tables:
-        table = pd.concat(tables, ignore_index=True)
-        metrics |= {
-            "dice_mean": float(table["dice"].mean()),
-            "dice_median": float(table["dice"].median()),
-            "hd95_mm_mean": float(table["hd95_mm"].mean()),
-            "hd95_mm_median": float(table["hd95_mm"].median()),
-            "cases_without_overlap": int((table["dice"] == 0).sum()),
-        }
-        outputs.append(f"{model}/cross_validation.csv")
-    training: dict[str, float | int | str] = {"cases": len(cases), "epochs": parameters.epochs, "seed": seed}
-    training |= {name: value for name, value in metrics.items() if name.startswith("dice")}
-    if is_first_process():
-        save_network(storage, model, store.spec, state, training=training)
-        storage.write_text(f"{model}/metrics.json", json.dumps(metrics, indent=2) + "\n")
-        if tables:
-            text = table.to_csv(index=False, float_format="%.10g", lineterminator="\n")
-            storage.write_text(f"{model}/cross_validation.csv", text)
-    wait_for_all()
-    return outputs

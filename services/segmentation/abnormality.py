@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from services.segmentation.slice_network import SliceNetworkSpec
 
 STEP = "segment FLAIR abnormality"
-VERSION = "1"
+VERSION = "2"
 SEQUENCES = (Sequence.T1, Sequence.FLAIR, Sequence.T1C)
 
 Mask = npt.NDArray[np.bool_]
@@ -116,14 +116,18 @@ def hausdorff_95(a: Mask, b: Mask, spacing_mm: ListOf[float]) -> float | None:
     return float(np.percentile(distances, 95))
 
 
-def keep_large(mask: Mask, *, min_voxels: int) -> Mask:
-    """Return a mask without connected parts (26 neighbours) of fewer voxels."""
+def outline(probabilities: npt.NDArray[np.float32], parameters: AbnormalityParameters) -> Mask:
+    """Return where FLAIR counts as abnormal: voxels that are probable enough, without specks.
+
+    A part (26 neighbours) is kept from a share of the largest one's size on: a second focus is not a speck.
+    """
+    mask: Mask = probabilities >= parameters.threshold
     components, count = ndimage.label(mask, structure=np.ones((3, 3, 3), dtype=bool))
-    if count == 0 or min_voxels <= 1:
+    if count < 2:
         return mask
-    large = np.bincount(components.ravel()) >= min_voxels
-    large[0] = False
-    return np.asarray(large[components])
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    return np.asarray((sizes >= parameters.min_component_share * sizes.max())[components] & mask)
 
 
 def _surface(mask: Mask) -> Mask:
@@ -200,5 +204,4 @@ def _outline(
     inputs = stack_slices(volumes, spec)
     with torch_threads(parameters.threads):
         found = slice_probabilities(network, inputs, volumes[Sequence.FLAIR].shape[1:], device=device)
-    mask = keep_large(found >= parameters.threshold, min_voxels=parameters.min_component_voxels)
-    return mask, flair, tuple(sequence for sequence in spec.channels if sequence not in volumes)
+    return outline(found, parameters), flair, tuple(sequence for sequence in spec.channels if sequence not in volumes)

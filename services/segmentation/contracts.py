@@ -82,8 +82,8 @@ class AbnormalityParameters(Contract):
 
     model: Key = Field(DEFAULT_ABNORMALITY_MODEL, description="Folder of the trained slice network")
     threshold: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Probability from which a voxel counts")
-    min_component_voxels: Annotated[int, Field(ge=0)] = Field(
-        0, description="Smallest connected part that is kept, voxels (spacing may be unknown)"
+    min_component_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.3, description="Smallest connected part that is kept, as a share of the largest one; 1: the largest alone"
     )
     threads: Annotated[int, Field(ge=1)] = Field(1, description="Processor cores for one case")
 

@@ -9,7 +9,7 @@ import torch
 from pipelines.training.slice_data import SliceStore, fill_store, patient_folds, usable_cases
 from pipelines.training.slice_fit import dice_and_cross_entropy, vary
 from pipelines.training.slices import SliceTrainParameters, train_slices
-from services.segmentation.abnormality import hausdorff_95, keep_large, segment_abnormality
+from services.segmentation.abnormality import hausdorff_95, outline, segment_abnormality
 from services.segmentation.contracts import AbnormalityParameters, AbnormalityRequest
 from services.segmentation.slice_network import (
     SliceNetworkSpec,
@@ -208,6 +208,15 @@ def test_distances_between_surfaces_by_hand() -> None:
     assert hausdorff_95(a, a, (1, 1, 1)) == 0
     assert hausdorff_95(a, b, (2.0, 1.0, 1.0)) == pytest.approx(6.0)
     assert hausdorff_95(a, np.zeros_like(a), (1, 1, 1)) is None
-    a[0, 0, 0] = True
-    assert keep_large(a, min_voxels=5).sum() == 25
-    assert keep_large(a, min_voxels=0).sum() == 26
+
+
+def test_a_second_focus_is_kept_and_specks_are_not() -> None:
+    chance = np.zeros((5, 20, 20), dtype=np.float32)
+    chance[2, 5:10, 5:10] = 0.9  # 25 voxels
+    chance[2, 14:18, 14:16] = 0.6  # 8
+    chance[0, 0, 0] = 0.9
+    assert outline(chance, AbnormalityParameters()).sum() == 33
+    assert outline(chance, AbnormalityParameters(min_component_share=1)).sum() == 25
+    assert outline(chance, AbnormalityParameters(min_component_share=0)).sum() == 34
+    assert outline(chance, AbnormalityParameters(threshold=0.7)).sum() == 25
+    assert not outline(np.zeros_like(chance), AbnormalityParameters()).any()
