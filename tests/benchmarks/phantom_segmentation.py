@@ -2,7 +2,7 @@
 
 A perfect reader knows the phantom's tumour exactly and labels each voxel of the prepared grid by it. The expert's mask
 was drawn on the scan's grid and carried to the prepared one: what separates the two is the mask's own grain, and no
-network can be expected to agree with the mask better. Options: ``--voxel-mm 3 2``, ``--root FOLDER`` keeps what was made.
+network can be expected to agree with the mask better. ``--root FOLDER`` keeps what was made.
 """
 
 from __future__ import annotations
