@@ -256,8 +256,8 @@ def crops_of(store: CaseStore, *, epoch: int = 1, **more: object) -> TrainingCro
 
 def test_crops_vary_stay_zero_outside_the_brain_and_keep_labels(store: CaseStore) -> None:
     first, second = crops_of(store)[0], crops_of(store, epoch=2)[0]
-    assert first["inputs"].shape == (4, 16, 20, 20)
-    assert first["classes"].shape == (1, 16, 20, 20)
+    assert first["inputs"].shape == (4, 16, 16, 16)
+    assert first["classes"].shape == (1, 16, 16, 16)
     assert first["inputs"].dtype == torch.float32
     assert not torch.equal(first["inputs"], second["inputs"])
     outside = store[0].brain.size - store[0].brain.sum()
