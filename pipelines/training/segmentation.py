@@ -116,7 +116,8 @@ def train_segmentation(
         ):
 
             def report(figures: EpochFigures) -> None:
-                log(figures.epoch, {n: value for n, value in figures.row().items() if value is not None and n != "epoch"})
+                known = {name: value for name, value in figures.row().items() if value is not None}
+                log(int(known.pop("epoch")), known)
                 if progress is not None:
                     progress(figures, parameters.epochs)
 
