@@ -116,7 +116,8 @@ def train_segmentation(
         ):
 
             def report(figures: EpochFigures) -> None:
-                log(figures.epoch, {name: value for name, value in figures.row().items() if value is not None})
+                known = {name: value for name, value in figures.row().items() if value is not None}
+                log(int(known.pop("epoch")), known)
                 if progress is not None:
                     progress(figures, parameters.epochs)
 

@@ -20,6 +20,7 @@ from pipelines.training.segmentation_crops import CaseStore, TrainingCrops
 from services.segmentation.contracts import SegmentParameters, SegmentRequest
 from services.segmentation.inference import load_predictor, predict_probabilities
 from services.segmentation.network import NetworkSpec, ResidualUNet
+from services.segmentation.regions import region_dice
 from services.segmentation.segment import segment_case
 from services.segmentation.weights import read_card
 from services.shared.cohort import SEQUENCES, CaseKeys, Region, Sequence
@@ -94,6 +95,17 @@ def test_training_learns_the_tumour_and_the_service_finds_it(storage: Storage, c
     assert found.dice is not None
     assert found.dice[Region.WT] is not None
     assert found.dice[Region.WT] > 0.8
+    # Trained weights say the same of a larger volume in one pass and in slabs.
+    predictor = load_predictor(storage, result.model)
+    inputs = read_case(storage, unseen, predictor.spec).inputs
+    for axis in (1, 2, 3):
+        inputs = inputs.repeat(3, axis=axis)
+    once = predict_probabilities(predictor, inputs, memory_mb=2048)
+    parts = predict_probabilities(predictor, inputs, memory_mb=8)
+    assert (once.in_windows, parts.in_windows) == (False, True)
+    values = np.array(predictor.spec.classes, dtype=np.uint8)
+    agreement = region_dice(*(values[each.probabilities.argmax(axis=0)] for each in (parts, once)))
+    assert min(value for value in agreement.values() if value is not None) >= 0.995
 
 
 def test_the_kept_weights_are_those_of_the_best_epoch(storage: Storage, cases: list[CaseRef]) -> None:
@@ -244,8 +256,8 @@ def crops_of(store: CaseStore, *, epoch: int = 1, **more: object) -> TrainingCro
 
 def test_crops_vary_stay_zero_outside_the_brain_and_keep_labels(store: CaseStore) -> None:
     first, second = crops_of(store)[0], crops_of(store, epoch=2)[0]
-    assert first["inputs"].shape == (4, 16, 20, 20)
-    assert first["classes"].shape == (1, 16, 20, 20)
+    assert first["inputs"].shape == (4, 16, 16, 16)
+    assert first["classes"].shape == (1, 16, 16, 16)
     assert first["inputs"].dtype == torch.float32
     assert not torch.equal(first["inputs"], second["inputs"])
     outside = store[0].brain.size - store[0].brain.sum()
