@@ -243,7 +243,7 @@ def _copy(
         return
     from fsspec.callbacks import Callback
 
-    class Count(Callback):
+    class Count(Callback):  # type: ignore[misc]  # fsspec has no types
         """Objects that were moved."""
 
         def relative_update(self, inc: int = 1) -> None:

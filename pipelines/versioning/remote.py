@@ -123,7 +123,7 @@ class Remote:
     @contextmanager
     def reached(self) -> Iterator[None]:
         """Turn what a transfer can raise into one error that names the remote."""
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
         try:
             yield

@@ -198,13 +198,11 @@ class Repository:
 
         For what changes outputs in place, such as the promotion of a registered model.
         """
-        from dvc.repo import lock_repo
-
-        with self.dvc() as repo, lock_repo(repo):
-            for stage in _matching(repo, tuple(targets)):
-                stage.save(allow_missing=True)
-                stage.commit(allow_missing=True)
-                stage.dump(update_pipeline=False)
+        with self.dvc() as repo:
+            names = [name_of(repo, stage) for stage in _matching(repo, tuple(targets))]
+        done = self._run("commit", "--force", *names)
+        if done.returncode != 0:
+            raise VersioningFailed("outputs could not be saved", field=", ".join(names), got=_last_lines(done.stdout))
 
     def plan(self, targets: Iterable[str] = ()) -> tuple[StagePlan, ...]:
         """Return the stages that would run, in order, and why.
@@ -273,8 +271,19 @@ class Repository:
             With the last lines that the stage printed.
         """
         options = ["--force", "--no-commit"] if anew else []
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", "repro", "--single-item", *options, name],
+        done = self._run("repro", "--single-item", *options, name)
+        if done.returncode != 0:
+            raise StageFailed(
+                "a stage of dvc.yaml ended with an error",
+                step=name,
+                got=_last_lines(done.stdout),
+                remedy=f"put it right and run it again: 'dvc repro {name}' shows everything that it prints",
+            )
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of DVC that writes: its stages, and its paths, are relative to the working folder."""
+        return subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
             cwd=self.root,
             env=stage_environment(self.root, storage_root=WORKSPACE),
             stdin=subprocess.DEVNULL,
@@ -283,13 +292,6 @@ class Repository:
             text=True,
             check=False,
         )
-        if done.returncode != 0:
-            raise StageFailed(
-                "a stage of dvc.yaml ended with an error",
-                step=name,
-                got=" | ".join(line.strip() for line in done.stdout.strip().split("\n")[-_LAST_LINES:]),
-                remedy=f"put it right and run it again: 'dvc repro {name}' shows everything that it prints",
-            )
 
     @contextmanager
     def dvc(self, revision: str | None = None) -> Iterator[Repo]:
@@ -367,6 +369,10 @@ def _reasons(stage: DvcStage) -> tuple[str, ...]:
                 else:
                     lines.append(f"{'output' if 'outs' in what else 'dependency'} {path}: {change}")
     return tuple(lines)
+
+
+def _last_lines(printed: str) -> str:
+    return " | ".join(line.strip() for line in printed.strip().split("\n")[-_LAST_LINES:])
 
 
 def _one_line(error: Exception) -> str:
