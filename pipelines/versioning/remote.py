@@ -30,8 +30,8 @@ _SET_IT = (
 )
 
 
-def use_remote(repo: Repo, url: str, endpoint_url: str | None) -> bool:
-    """Enter a remote in ``.dvc/config.local`` and return whether that changed anything.
+def use_remote(repo: Repo, url: str, endpoint_url: str | None) -> None:
+    """Enter a remote in ``.dvc/config.local``, where it is not there yet.
 
     Raises
     ------
@@ -43,11 +43,12 @@ def use_remote(repo: Repo, url: str, endpoint_url: str | None) -> bool:
         wanted |= {"connect_timeout": _CONNECT_S, "read_timeout": _READ_S}
         if endpoint_url is not None:
             wanted["endpointurl"] = _without_credentials(endpoint_url)
+    known = repo.config.load_one("local")
+    if known["core"].get("remote") == NAME and known["remote"].get(NAME) == wanted:
+        return
     with repo.config.edit("local") as local:
-        before = (local["core"].get("remote"), dict(local["remote"].get(NAME, {})))
         local["core"]["remote"] = NAME
         local["remote"][NAME] = wanted
-    return before != (NAME, wanted)
 
 
 def _checked(url: str, root: str) -> str:
