@@ -85,7 +85,7 @@ class Remote:
     @property
     def is_local(self) -> bool:
         """Whether it is a folder of this machine."""
-        return self.odb.fs.protocol == "local"
+        return bool(self.odb.fs.protocol == "local")
 
     def probe(self) -> None:
         """Check that the remote answers; an empty one is well.

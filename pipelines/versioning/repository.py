@@ -15,6 +15,7 @@ from pipelines.versioning import git, objects
 from pipelines.versioning.errors import StageFailed, UnsavedData, VersioningFailed
 from pipelines.versioning.remote import Remote, open_remote, use_remote
 from pipelines.versioning.tracked import Output, Stage, makers_of, name_of, outputs_of, read_stages
+from services.shared.contracts import CaseRef
 from services.shared.errors import NotFound, Unavailable
 from services.shared.settings import settings, stage_environment
 from services.shared.storage import Storage
@@ -144,6 +145,8 @@ class Repository:
         UnsavedData
             Where the workspace holds files that no version has and that would be lost.
         """
+        with self.dvc() as repo:
+            open_remote(repo).probe()
         self.fetch(progress=progress)
         self.check_out()
 
@@ -203,6 +206,35 @@ class Repository:
         done = self._run("commit", "--force", *names)
         if done.returncode != 0:
             raise VersioningFailed("outputs could not be saved", field=", ".join(names), got=_last_lines(done.stdout))
+
+    def keep(self, cohort: str) -> Path:
+        """Take a cohort's imported data into the version, and return the file that git keeps of it.
+
+        The file is ``cohorts/<cohort>.dvc``; a cohort that a stage of dvc.yaml makes is saved with that stage.
+
+        Raises
+        ------
+        NotFound
+            Where the cohort has no data.
+        """
+        path = f"{WORKSPACE}/raw/{CaseRef(cohort=cohort, id='any').cohort}"
+        if not (self.root / path).is_dir():
+            raise NotFound(
+                "there is no such cohort",
+                field=path,
+                expected=", ".join(self.storage.folders("raw")) or "an imported cohort",
+                remedy="run 'gliaflow import' first",
+            )
+        made = [stage.name for stage in self.stages() if path in stage.paths]
+        file = self.root / "cohorts" / f"{cohort}.dvc"
+        if made and made != [f"cohorts/{cohort}.dvc"]:
+            self.save(made)
+            return self.root / "dvc.lock"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(f"wdir: ../{WORKSPACE}/raw\nouts:\n  - path: {cohort}\n")
+        self.save([f"cohorts/{cohort}.dvc"])
+        return file
 
     def plan(self, targets: Iterable[str] = ()) -> tuple[StagePlan, ...]:
         """Return the stages that would run, in order, and why.
