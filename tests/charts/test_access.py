@@ -86,7 +86,7 @@ def test_roles_grant_the_least(rendered: Rendered) -> None:
                 "resourceNames": ["rel-model-serving"],
                 "verbs": ["get", "patch"],
             },
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
+            {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["list"]},
         ],
     }
     assert rendered.has("Deployment", "model-serving")

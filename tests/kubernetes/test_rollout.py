@@ -6,6 +6,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
+import yaml
 from kubernetes import client
 
 from pipelines.cluster.connection import Cluster, NotAllowed, connect_cluster
@@ -141,11 +142,12 @@ def test_no_gpu_node_is_told_as_the_reason_for_pending(place: Place, promoter: C
 def test_an_exhausted_quota_is_told(place: Place, promoter: Cluster, admin: Cluster) -> None:
     made = serve_first(promoter, admin, place.image, replicas=1)
     apply(admin, quota(pods="1"))
-    quotas = client.CoreV1Api(admin.api)
-    wait_for(
-        "the quota to count",
-        lambda: (quotas.read_namespaced_resource_quota("small", admin.namespace).status.used or {}).get("pods") == "1",
-    )
+
+    def counted() -> bool:
+        status = admin.core.read_namespaced_resource_quota("small", admin.namespace).status
+        return status is not None and (status.used or {}).get("pods") == "1"
+
+    wait_for("the quota to count", counted)
     made.deploy(V2)
     with pytest.raises(RolloutFailed, match=f"{V1.version} serves again") as caught:
         made.wait(seconds=6)
@@ -254,20 +256,16 @@ def test_refusals_say_what_to_do(place: Place, promoter: Cluster, admin: Cluster
     assert "role=promoter" in str(refused.value.remedy)
     with pytest.raises(NotFound, match="no such object"):
         KubernetesRollout("grading", cluster=admin, deployment="another").current()
-    stranger = tmp_path / "stranger.yaml"
-    text = place.account(admin.namespace, "default").read_text()
-    stranger.write_text(
-        "\n".join(
-            f"{line.partition('token:')[0]}token: not-a-token" if "token:" in line else line
-            for line in text.splitlines()
-        )
-    )
-    with pytest.raises(Unauthorised):
-        KubernetesRollout("grading", cluster=connection(stranger, admin.namespace), deployment=DEPLOYMENT).current()
-    away = connection(stranger, admin.namespace)
-    away.api.configuration.host = "https://127.0.0.1:9"
+    stranger = yaml.safe_load(place.account(admin.namespace, "default").read_text())
+    stranger["users"][0]["user"]["token"] = "not-a-token"
+    path = tmp_path / "stranger.yaml"
+    path.write_text(yaml.safe_dump(stranger))
+    with pytest.raises(Unauthorised, match="does not know us"):
+        KubernetesRollout("grading", cluster=connection(path, admin.namespace), deployment=DEPLOYMENT).current()
+    stranger["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
+    path.write_text(yaml.safe_dump(stranger))
     with pytest.raises(Unavailable, match="did not answer"):
-        KubernetesRollout("grading", cluster=away, deployment=DEPLOYMENT).current()
+        KubernetesRollout("grading", cluster=connection(path, admin.namespace), deployment=DEPLOYMENT).current()
 
 
 def test_the_settings_name_the_cluster(

@@ -92,8 +92,10 @@ _JOB = {"parallelism": 1, "completions": 1, "backoffLimit": 6, "completionMode":
 
 def with_defaults(kind: Kind, entry: Object) -> Object:
     """Return an object with the defaults that the API server fills in."""
-    made = copy.deepcopy(entry)
+    made = _without_nulls(entry)
     spec = made.setdefault("spec", {}) if kind in (PODS, DEPLOYMENTS, REPLICA_SETS, JOBS) else {}
+    if "status" in kind.subresources and "status" not in made:
+        made["status"] = {"phase": "Pending"} if kind is PODS else {}
     if kind is PODS:
         _fill_pod(spec)
     elif kind is DEPLOYMENTS:
@@ -105,6 +107,13 @@ def with_defaults(kind: Kind, entry: Object) -> Object:
     if kind in (DEPLOYMENTS, REPLICA_SETS, JOBS) and isinstance(spec.get("template"), dict):
         _fill_pod(spec["template"].setdefault("spec", {}))
     return made
+
+
+def _without_nulls(entry: Any) -> Any:
+    """Return a copy without what is null: an unset field."""
+    if isinstance(entry, dict):
+        return {name: _without_nulls(value) for name, value in entry.items() if value is not None}
+    return [_without_nulls(value) for value in entry] if isinstance(entry, list) else entry
 
 
 def _fill(target: Object, defaults: Object) -> None:
