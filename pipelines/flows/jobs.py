@@ -23,11 +23,11 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from prefect.states import Cancelling
+from prefect.states import Cancelled
 from pydantic import Field, StringConstraints
 
 from pipelines.cluster.connection import Cluster, NotAllowed, connect_cluster
-from pipelines.cluster.jobs import trouble_of_job
+from pipelines.cluster.jobs import delete_job, trouble_of_job
 from pipelines.cluster.pods import Trouble
 from services.shared.contracts import Contract
 from services.shared.errors import GliaflowError, InvalidValue, NotFound, ServiceFault, Unavailable
@@ -35,7 +35,6 @@ from services.shared.settings import settings
 
 FLOW = "gliaflow-job"
 _TAIL = 12
-_CANCEL_SECONDS = 120.0
 
 Progress = Callable[[str], None]
 Quantity = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
@@ -228,13 +227,14 @@ def wait(
         say(f"{handle.name}: {trouble if waits and trouble else (state.name if state else 'unknown')}")
         late = time.monotonic() - started > pending_seconds
         if waits and (late or (trouble is not None and trouble.hopeless)):
-            raise _taken_back(handle, trouble, seconds=time.monotonic() - started, say=say)
+            raise _taken_back(run, trouble, seconds=time.monotonic() - started, place=place, say=say)
         time.sleep(poll_seconds)
 
 
 def _trouble(prefect: SyncPrefectClient, run: FlowRun, place: Cluster | None, say: _Once) -> Trouble | None:
     """Return why a job has not started."""
-    if run.infrastructure_pid is None:
+    job = _job_of(run)
+    if job is None:
         pool = prefect.read_work_pool(run.work_pool_name or settings().work_pool)
         if pool.status is not None and pool.status.value != "READY":
             return Trouble(
@@ -245,7 +245,6 @@ def _trouble(prefect: SyncPrefectClient, run: FlowRun, place: Cluster | None, sa
         return None
     if place is None:
         return None
-    _, _, job = run.infrastructure_pid.rpartition(":")
     try:
         return trouble_of_job(place, job)
     except (NotAllowed, Unavailable) as error:
@@ -253,26 +252,37 @@ def _trouble(prefect: SyncPrefectClient, run: FlowRun, place: Cluster | None, sa
         return None
 
 
-def _taken_back(handle: JobHandle, trouble: Trouble | None, *, seconds: float, say: _Once) -> JobNotStarted:
-    """Cancel a job, wait until it is gone, and return the error that says why."""
-    deadline = time.monotonic() + _CANCEL_SECONDS
-    with _explained(f"cancel job {handle.name}"), get_client(sync_client=True) as prefect:
-        prefect.set_flow_run_state(handle.flow_run, Cancelling(message=str(trouble or "it did not start in time")))
-        while True:
-            state = prefect.read_flow_run(handle.flow_run).state
-            gone = state is not None and state.is_final()
-            if gone or time.monotonic() > deadline:
-                break
-            say(f"{handle.name}: is being taken back")
-            time.sleep(1.0)
-    left = "" if gone else "; no worker took it back, its Job may still be there: kubectl get jobs"
+def _taken_back(
+    run: FlowRun, trouble: Trouble | None, *, seconds: float, place: Cluster | None, say: _Once
+) -> JobNotStarted:
+    """Cancel a job that has not started, delete what the worker made of it, and return the error that says why.
+
+    Prefect's worker deletes a Job only while it is submitting it, so the one who waits does it here.
+    """
+    said = str(trouble or "it did not start in time")
+    with _explained(f"cancel job {run.name}"), get_client(sync_client=True) as prefect:
+        prefect.set_flow_run_state(run.id, Cancelled(message=said), force=True)
+    left, job = "", _job_of(run)
+    if job is not None:
+        try:
+            if place is None:
+                raise InvalidValue("the cluster cannot be reached from here")
+            delete_job(place, job)
+        except (InvalidValue, NotAllowed, Unavailable) as error:
+            say(f"job {job} could not be deleted: {error}")
+            left = f"; its Job is still there: kubectl delete job {job}"
     return JobNotStarted(
-        f"the job has not started after {seconds:.0f} s{left}",
-        step=handle.name,
+        f"the job has not started after {seconds:.0f} s and was cancelled{left}",
+        step=run.name,
         expected="a running pod",
         got=trouble or "no reason is known",
         remedy=trouble.remedy if trouble else "kubectl describe job and pod tell more",
     )
+
+
+def _job_of(run: FlowRun) -> str | None:
+    """Return the name of the Job that the worker made of a run, or None where it has not yet."""
+    return run.infrastructure_pid.rpartition(":")[2] if run.infrastructure_pid else None
 
 
 def _result(run: FlowRun) -> JobResult:

@@ -87,6 +87,7 @@ def test_roles_grant_the_least(rendered: Rendered) -> None:
                 "verbs": ["get", "patch"],
             },
             {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["list"]},
+            {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["delete"]},
         ],
     }
     assert rendered.has("Deployment", "model-serving")

@@ -125,6 +125,10 @@ def _fill_pod(spec: Object) -> None:
     _fill(spec, _POD)
     for container in [*spec.get("initContainers", []), *spec.get("containers", [])]:
         _fill(container, _CONTAINER)
+        for what in ("limits", "requests"):
+            if what in container["resources"]:
+                values = container["resources"][what]
+                container["resources"][what] = {name: str(value) for name, value in values.items()}
         limits = container["resources"].get("limits", {})
         if limits:
             _fill(container["resources"].setdefault("requests", {}), limits)
