@@ -198,16 +198,13 @@ def _discrimination(patients: HeldOutPatients) -> Discrimination:
     if not np.isfinite(values).all():
         return Discrimination(**counts)
     try:
-        if patients.months is None:
-            found = compare_auc(patients.event.astype(np.int64), patients.challenger, second=patients.champion)
-        else:
-            found = _compare_concordance(patients)
+        found = _compare_areas(patients) if patients.months is None else _compare_concordance(patients, patients.months)
     except TooFewCases:  # OneClass too: what cannot be computed stays None, and the gate says so
         return Discrimination(**counts)
     return Discrimination(
         **counts,
-        champion=found.second,
-        challenger=found.first,
+        champion=found.champion,
+        challenger=found.challenger,
         difference=_estimate(found.difference, found.standard_error),
         lower_90=found.difference - _Z90 * found.standard_error,
         p_value=found.p_value,
@@ -216,23 +213,25 @@ def _discrimination(patients: HeldOutPatients) -> Discrimination:
 
 @dataclass(frozen=True)
 class _Difference:
-    first: float
-    second: float
+    champion: float
+    challenger: float
     difference: float
     standard_error: float
     p_value: float
 
 
-def _compare_concordance(patients: HeldOutPatients) -> _Difference:
-    assert patients.months is not None
+def _compare_areas(patients: HeldOutPatients) -> _Difference:
+    found = compare_auc(patients.event.astype(np.int64), patients.challenger, second=patients.champion)
+    return _Difference(found.second, found.first, found.difference, found.standard_error, found.p_value)
+
+
+def _compare_concordance(patients: HeldOutPatients, months: Array) -> _Difference:
     if np.array_equal(patients.champion, patients.challenger):
         # The same scores have no difference, whose variance a test could not take.
-        same = concordance(patients.months, patients.event, score=patients.champion).estimate
+        same = concordance(months, patients.event, score=patients.champion).estimate
         return _Difference(same, same, 0.0, 0.0, 1.0)
-    found = compare_concordance(
-        patients.months, patients.event, first=patients.challenger, second=patients.champion, method="jackknife"
-    )
-    return _Difference(found.first, found.second, found.difference, found.standard_error, found.p_value)
+    found = compare_concordance(months, patients.event, first=patients.challenger, second=patients.champion)
+    return _Difference(found.second, found.first, found.difference, found.standard_error, found.p_value)
 
 
 def _accuracy(patients: HeldOutPatients) -> Accuracy:

@@ -58,7 +58,8 @@ class Drift(Contract):
 
 def split_cases(case_ids: Iterable[str], training: frozenset[str]) -> tuple[list[str], list[str]]:
     """Return the patients that a model learnt from and those it did not, by the hashes beside its package."""
-    known, new = [], []
+    known: list[str] = []
+    new: list[str] = []
     for case_id in sorted(case_ids):
         (known if case_hash(case_id) in training else new).append(case_id)
     return known, new

@@ -86,7 +86,7 @@ class LocalRollout:
                 time.sleep(min(1.0, self._interval_s))
 
     def observe(self, *, seconds: float) -> ServingFigures:
-        """Return requests, errors and latency over the next seconds, from the service's own counters where it has a URL.
+        """Return requests, errors and latency over the next seconds, by the service's own counters where it has a URL.
 
         Predictions of a patient at the training medians are asked for meanwhile, so that there is something to see.
         """
