@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from functools import lru_cache
 from pathlib import Path
@@ -46,6 +47,10 @@ class Settings(BaseSettings):
         None, description="Feast online store, redis://host:port; default a file"
     )
     atlas: str = Field("icbm152", description="icbm152, or a folder that holds SRI24 volumes")
+    dvc_remote: str | None = Field(
+        None, description="Folder or s3:// URL that keeps every version of data and models; default .dvc/config's"
+    )
+    dvc_endpoint_url: str | None = Field(None, description="Where the object store of dvc_remote listens; default AWS")
     tcia_url: str = Field(
         "https://services.cancerimagingarchive.net/nbia-api/services/v4", description="NBIA REST interface of TCIA"
     )
@@ -102,6 +107,18 @@ def bound_threads(count: int) -> None:
     """Bound the threads of numerical libraries in processes that start after this call."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
         os.environ[name] = str(count)
+
+
+def stage_environment(folder: Path, *, storage_root: str) -> dict[str, str]:
+    """Return the environment of a process that runs a stage of a checkout.
+
+    The checkout's own code goes before what is installed, this interpreter's commands before others, and the storage
+    root is the checkout's whatever this process has.
+    """
+    inherited = dict(os.environ)
+    first = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": str(folder)}
+    joined = {name: os.pathsep.join([part, *filter(None, [inherited.get(name)])]) for name, part in first.items()}
+    return {**inherited, **joined, "GLIAFLOW_STORAGE_ROOT": storage_root}
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,1 @@
+"""Versions of data and models: the only place that talks to DVC and git."""

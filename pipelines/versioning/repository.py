@@ -1,0 +1,373 @@
+"""A checkout whose code git keeps and whose data and models DVC keeps."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipelines.versioning import git, objects
+from pipelines.versioning.errors import StageFailed, UnsavedData, VersioningFailed
+from pipelines.versioning.remote import Remote, open_remote, use_remote
+from pipelines.versioning.tracked import Output, Stage, makers_of, name_of, outputs_of, read_stages
+from services.shared.errors import NotFound, Unavailable
+from services.shared.settings import settings, stage_environment
+from services.shared.storage import Storage
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
+    from dvc.stage import Stage as DvcStage
+
+WORKSPACE = "workspace"
+"""The storage root as dvc.yaml writes it."""
+
+Progress = Callable[[int, int, str], None]
+
+_LAST_LINES = 12
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage that would run.
+
+    Parameters
+    ----------
+    stage
+        Its name in dvc.yaml.
+    reasons
+        What changed: dependencies, parameters, outputs, the command. Empty where nothing of its own has.
+    follows
+        Stages before it that would run; it runs too if they change what it reads.
+    """
+
+    stage: str
+    reasons: tuple[str, ...]
+    follows: tuple[str, ...]
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether it runs whatever the stages before it make."""
+        return bool(self.reasons)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A checkout with its data.
+
+    Parameters
+    ----------
+    root
+        Its top folder, which holds ``.git`` and ``.dvc``.
+    """
+
+    root: Path
+
+    @classmethod
+    def open(cls, folder: Path | None = None) -> Repository:
+        """Return the repository that a folder is in; the working folder where None.
+
+        A remote that the settings name is entered in ``.dvc/config.local``.
+
+        Raises
+        ------
+        NotFound
+            Where the folder is not in a git tree with DVC at its top.
+        InvalidValue
+            Where the settings name an impossible remote.
+        """
+        start = Path.cwd() if folder is None else folder
+        root = git.find_root(start)
+        if root is None or not (root / ".dvc").is_dir():
+            raise NotFound(
+                "this folder has no versions",
+                field=str(start),
+                expected="a folder in a git tree with .dvc at its top",
+                remedy="go into a checkout of the project, or run 'git init' and 'dvc init' at its top",
+            )
+        config = settings()
+        repository = cls(root)
+        if config.dvc_remote is not None:
+            with repository.dvc() as repo:
+                use_remote(repo, config.dvc_remote, config.dvc_endpoint_url)
+        return repository
+
+    @property
+    def storage(self) -> Storage:
+        """The storage that the stages write to."""
+        return Storage(self.root / WORKSPACE)
+
+    def require_clean(self) -> None:
+        """Check that every change is committed to git.
+
+        Raises
+        ------
+        DirtyTree
+            Naming the files.
+        """
+        git.require_clean(self.root)
+
+    def revision(self) -> str:
+        """Return the hash of the last commit."""
+        return git.revision(self.root)
+
+    def commit(self, message: str, paths: Sequence[str | Path]) -> str:
+        """Commit some paths to git and return the hash; where they hold nothing new, that of the last commit."""
+        return git.commit(self.root, message, paths)
+
+    def tag(self, name: str, message: str) -> None:
+        """Tag the last commit; a tag that names it already stays.
+
+        Raises
+        ------
+        VersioningFailed
+            Where the tag names another revision.
+        """
+        git.tag(self.root, name, message)
+
+    def stages(self, revision: str | None = None) -> tuple[Stage, ...]:
+        """Return the stages as last run in this folder, or as they were at a revision."""
+        with self.dvc(None if revision is None else git.revision(self.root, revision)) as repo:
+            return read_stages(repo)
+
+    def pull(self, progress: Progress | None = None) -> None:
+        """Bring the data of the checked-out version from the remote into the workspace.
+
+        Raises
+        ------
+        NotFound, RemoteUnreachable, IncompleteRemote
+            Where the remote is not set, does not answer or lacks something; nothing has changed then.
+        UnsavedData
+            Where the workspace holds files that no version has and that would be lost.
+        """
+        self.fetch(progress=progress)
+        self.check_out()
+
+    def fetch(self, paths: Iterable[str] | None = None, progress: Progress | None = None) -> int:
+        """Bring objects of the version into the cache and return how many came; see :func:`objects.fetch`."""
+        with self.dvc() as repo:
+            outputs = outputs_of(read_stages(repo))
+            chosen = None if paths is None else tuple(paths)
+            return objects.fetch(outputs, _cache(repo), open_remote(repo), paths=chosen, progress=progress)
+
+    def check_out(self, paths: Iterable[str] | None = None) -> None:
+        """Lay the checked-out version's data out in the workspace, from the cache.
+
+        Raises
+        ------
+        UnsavedData
+            Where files would be lost that no version has.
+        """
+        from dvc.exceptions import CheckoutError, DvcException
+
+        with self.dvc() as repo:
+            made = {path for stage in read_stages(repo) for path in stage.paths if not stage.outputs}
+            wanted = [str(self.root / path) for path in paths] if paths is not None else None
+            try:
+                repo.checkout(wanted, allow_missing=bool(made))
+            except CheckoutError as error:
+                raise VersioningFailed("data could not be laid out", got=_one_line(error)) from error
+            except DvcException as error:
+                if "unsaved" not in str(error):
+                    raise
+                raise UnsavedData(
+                    "the workspace holds files that no version has and that would be lost",
+                    field=", ".join(str(error).split("\n")[1:][:10]),
+                    remedy="keep them with 'gliaflow data save', or remove them",
+                ) from None
+
+    def push(self, progress: Progress | None = None) -> None:
+        """Send the data of the checked-out version to the remote and check that all of it is there.
+
+        Raises
+        ------
+        NotFound, RemoteUnreachable
+            Where the remote is not set or does not answer.
+        UnsavedData, IncompleteRemote
+            Where objects are nowhere whole, or did not arrive.
+        """
+        with self.dvc() as repo:
+            objects.send(outputs_of(read_stages(repo)), _cache(repo), open_remote(repo), progress=progress)
+
+    def save(self, targets: Iterable[str] = ()) -> None:
+        """Take outputs as they are now into the version, without running their stages.
+
+        For what changes outputs in place, such as the promotion of a registered model.
+        """
+        from dvc.repo import lock_repo
+
+        with self.dvc() as repo, lock_repo(repo):
+            for stage in _matching(repo, tuple(targets)):
+                stage.save(allow_missing=True)
+                stage.commit(allow_missing=True)
+                stage.dump(update_pipeline=False)
+
+    def plan(self, targets: Iterable[str] = ()) -> tuple[StagePlan, ...]:
+        """Return the stages that would run, in order, and why.
+
+        Parameters
+        ----------
+        targets
+            Stages, or paths of outputs; what they depend on is looked at too. Empty means all.
+
+        Raises
+        ------
+        NotFound
+            Where there is no such stage or output.
+        """
+        from dvc.repo import lock_repo
+        from dvc.repo.reproduce import get_active_graph, plan_repro
+
+        planned: dict[str, StagePlan] = {}
+        with self.dvc() as repo, lock_repo(repo):
+            graph = get_active_graph(repo.index.graph)
+            for stage in plan_repro(graph, _matching(repo, tuple(targets)) if targets else None):
+                name = name_of(repo, stage)
+                reasons = _reasons(stage)
+                follows = tuple(sorted({name_of(repo, before) for before in graph.successors(stage)} & planned.keys()))
+                if reasons or follows:
+                    planned[name] = StagePlan(name, reasons, follows)
+        return tuple(planned.values())
+
+    def reproduce(self, targets: Iterable[str] = (), progress: Progress | None = None) -> tuple[str, ...]:
+        """Run the stages whose inputs changed, each in a process of its own, and return their names.
+
+        Parameters
+        ----------
+        progress
+            Called with stages done, stages that may run, and the stage that runs next.
+
+        Raises
+        ------
+        StageFailed
+            With the last lines that the stage printed.
+        """
+        planned = [step.stage for step in self.plan(targets)]
+        ran = []
+        for done, name in enumerate(planned):
+            if progress is not None:
+                progress(done, len(planned), name)
+            if self._has_changed(name):
+                self.run_stage(name)
+                ran.append(name)
+        if progress is not None:
+            progress(len(planned), len(planned), "")
+        return tuple(ran)
+
+    def _has_changed(self, name: str) -> bool:
+        from dvc.repo import lock_repo
+
+        with self.dvc() as repo, lock_repo(repo):
+            return any(_reasons(stage) for stage in repo.index.stages if name_of(repo, stage) == name)
+
+    def run_stage(self, name: str, *, anew: bool = False) -> None:
+        """Run one stage with this checkout's code; ``anew`` runs it whatever is known, and saves nothing.
+
+        Raises
+        ------
+        StageFailed
+            With the last lines that the stage printed.
+        """
+        options = ["--force", "--no-commit"] if anew else []
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "repro", "--single-item", *options, name],
+            cwd=self.root,
+            env=stage_environment(self.root, storage_root=WORKSPACE),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise StageFailed(
+                "a stage of dvc.yaml ended with an error",
+                step=name,
+                got=" | ".join(line.strip() for line in done.stdout.strip().split("\n")[-_LAST_LINES:]),
+                remedy=f"put it right and run it again: 'dvc repro {name}' shows everything that it prints",
+            )
+
+    @contextmanager
+    def dvc(self, revision: str | None = None) -> Iterator[Repo]:
+        """Give DVC's own view of the folder or of a revision while the block lasts.
+
+        Raises
+        ------
+        Unavailable
+            Where another DVC process works here.
+        VersioningFailed
+            Where DVC refuses; its own message is told.
+        """
+        from dvc.exceptions import DvcException
+        from dvc.lock import LockError
+        from dvc.repo import Repo
+
+        try:
+            with Repo(str(self.root), rev=revision) as repo:
+                yield repo
+        except LockError as error:
+            raise Unavailable(
+                "another DVC process works in this checkout",
+                field=str(self.root),
+                got=_one_line(error),
+                remedy="wait until it has ended",
+            ) from error
+        except DvcException as error:
+            raise VersioningFailed("DVC refused", field=str(self.root), got=_one_line(error)) from error
+
+    def cache_and_remote(self) -> tuple[objects.Cache, Remote | None]:
+        """Return the objects of this machine, and the remote where one is set."""
+        with self.dvc() as repo:
+            try:
+                return _cache(repo), open_remote(repo)
+            except NotFound:
+                return _cache(repo), None
+
+    def outputs(self, revision: str | None = None) -> tuple[Output, ...]:
+        """Return every output of the version, or of a revision."""
+        return outputs_of(self.stages(revision))
+
+
+def _cache(repo: Repo) -> objects.Cache:
+    return objects.Cache(repo.cache.local)
+
+
+def _matching(repo: Repo, targets: tuple[str, ...]) -> list[DvcStage]:
+    """Return the stages that have a target's name, or make a path in or around it; all without targets."""
+    every = {name_of(repo, stage): stage for stage in repo.index.stages}
+    if not targets:
+        return list(every.values())
+    known = read_stages(repo)
+    found: dict[str, DvcStage] = {}
+    for target in targets:
+        names = [target] if target in every else [stage.name for stage in makers_of(known, target)]
+        if not names:
+            raise NotFound(
+                "there is no such stage", field="target", expected=f"one of {', '.join(sorted(every))}", got=target
+            )
+        found |= {name: every[name] for name in names}
+    return list(found.values())
+
+
+def _reasons(stage: DvcStage) -> tuple[str, ...]:
+    """Return what DVC's status of a stage says, a line each."""
+    lines: list[str] = []
+    for entry in chain.from_iterable(stage.status().values()):
+        if isinstance(entry, str):
+            lines.append(entry)
+            continue
+        for what, changes in entry.items():
+            for path, change in changes.items():
+                if isinstance(change, dict):  # parameters, by name
+                    lines += [f"parameter {name} of {path}: {how}" for name, how in change.items()]
+                else:
+                    lines.append(f"{'output' if 'outs' in what else 'dependency'} {path}: {change}")
+    return tuple(lines)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
