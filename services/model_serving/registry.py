@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from services.model_serving.package import DESCRIPTION, Package, read_files, unpack, write_package
 from services.shared.contracts import Contract
 from services.shared.errors import ChangedFile, NotFound, UnreadableFile
+from services.shared.settings import settings
 from services.shared.storage import Storage
 
 ROOT = "models/registry"
@@ -287,8 +288,9 @@ def _read(storage: Storage, key: str) -> str | None:
 def resolve(storage: Storage, reference: str) -> Registered:
     """Return the version that a reference names.
 
-    ``model`` is what serves: the version on trial, else the champion. ``model/champion``, ``model/challenger``,
-    ``model/latest`` and ``model/<version>`` say which.
+    ``model`` alone is what serves: the version that this process is pinned to (``GLIAFLOW_MODEL_PINS``), else the one on
+    trial, else the champion. ``model/champion``, ``model/challenger``, ``model/latest`` and ``model/<version>`` say
+    which.
 
     Raises
     ------
@@ -298,7 +300,7 @@ def resolve(storage: Storage, reference: str) -> Registered:
     model, _, wanted = reference.partition("/")
     version: str | None = wanted
     if wanted == "":
-        version = serving(storage, model)
+        version = settings().model_pins.get(model) or serving(storage, model)
     elif wanted == CHAMPION:
         version = champion(storage, model)
     elif wanted == CHALLENGER:
@@ -317,6 +319,18 @@ def resolve(storage: Storage, reference: str) -> Registered:
         got=reference,
         remedy="run 'gliaflow study' and register its model",
     )
+
+
+def check_pins(storage: Storage) -> None:
+    """Read every version that this process is pinned to, so that one that cannot be served is told at the start.
+
+    Raises
+    ------
+    NotFound, ChangedFile, UnreadableFile
+        Where a version is missing, or is not what was registered.
+    """
+    for model, version in sorted(settings().model_pins.items()):
+        load(storage, resolve(storage, f"{model}/{version}"))
 
 
 def load(storage: Storage, entry: Registered) -> Package:
