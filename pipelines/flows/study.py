@@ -74,7 +74,9 @@ def run_study(
     if kind_of(name) == "survival":
         survival = survival_study(name)
         result = survival.run(
-            survival_cohort(storage, cohort, survival.MATRIX, features=features, participants=participants),
+            survival_cohort(
+                storage, cohort, survival.MATRIX, features=features, participants=participants
+            ).without_held_out(parameters.held_out_share),
             survival_cohorts(storage, validation, survival.MATRIX),
             parameters=SurvivalStudyParameters.model_validate(parameters),
             seed=seed,
@@ -102,7 +104,7 @@ def run_study(
             )
             if released
             else features_of_store(storage, cohort, name, module)
-        )
+        ).without_held_out(parameters.held_out_share)
         found = module.run(
             given.features,
             given.labels,

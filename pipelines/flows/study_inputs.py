@@ -13,6 +13,7 @@ from pipelines.clients import connect
 from pipelines.datasets.participants import read_participants
 from pipelines.datasets.release import matrix_key, matrix_scale, read_matrix
 from pipelines.ledger import STEPS, read_quarantine, usable_cases
+from pipelines.modelling.held_out import held_out_cases
 from pipelines.modelling.outputs import study_folder
 from pipelines.modelling.survival_study import StudyCohort
 from pipelines.modelling.tables import participant_rows, read_feature_table
@@ -34,6 +35,14 @@ class StudyInput:
     labels: pd.Series
     clinical: pd.DataFrame
     excluded: dict[str, str]
+
+    def without_held_out(self, share: float) -> StudyInput:
+        """Return what is left without the patients that are held out."""
+        reasons = held_out_cases(map(str, self.features.index), share)
+        kept = [label for label in self.features.index if str(label) not in reasons]
+        return StudyInput(
+            self.features.loc[kept], self.labels.loc[kept], self.clinical.loc[kept], self.excluded | reasons
+        )
 
 
 def is_released(storage: Storage, cohort: str) -> bool:

@@ -45,7 +45,9 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Judged:
+    """Figures, tables (``predictions`` has one row a patient) and counts of a model on a cohort."""
+
     metrics: Mapping[str, float]
     tables: Mapping[str, pd.DataFrame]
     flow: Mapping[str, object]
@@ -86,17 +88,9 @@ def validate_model(
     entry = registry.resolve(storage, model)
     package = registry.load(storage, entry)
     name = package.description.study
-    if name not in STUDIES:
-        raise InvalidValue(
-            "the model comes from no study of this version", field=model, expected=", ".join(STUDIES), got=name
-        )
-    if package.description.kind == "cox":
-        given = survival_cohort(
-            storage, cohort, survival_study(name).MATRIX, features=features, participants=participants
-        )
-        found = _judge_signature(name, package, given, seed)
-    else:
-        found = _judge_classifier(storage, cohort, package, seed, features, participants, risk_groups_of)
+    found = judge_model(
+        storage, package, cohort, seed=seed, features=features, participants=participants, risk_groups_of=risk_groups_of
+    )
     folder = f"validations/{cohort}/{entry.model}/{entry.version}"
     for table, rows in found.tables.items():
         text = rows.to_csv(index=False, float_format="%.10g", lineterminator="\n")
@@ -106,7 +100,31 @@ def validate_model(
     return Validation(name, entry.model, entry.version, cohort, folder, dict(found.metrics))
 
 
-def _judge_signature(name: str, package: Package, cohort: StudyCohort, seed: int) -> _Found:
+def judge_model(
+    storage: Storage,
+    package: Package,
+    cohort: str,
+    *,
+    seed: int,
+    features: Path | None = None,
+    participants: Path | None = None,
+    risk_groups_of: str | None = None,
+) -> Judged:
+    """Return what a packaged model is worth on a cohort and says of each patient; see :func:`validate_model`."""
+    name = package.description.study
+    if name not in STUDIES:
+        raise InvalidValue(
+            "the model comes from no study of this version", field="model", expected=", ".join(STUDIES), got=name
+        )
+    if package.description.kind == "cox":
+        given = survival_cohort(
+            storage, cohort, survival_study(name).MATRIX, features=features, participants=participants
+        )
+        return _judge_signature(name, package, given, seed)
+    return _judge_classifier(storage, cohort, package, seed, features, participants, risk_groups_of)
+
+
+def _judge_signature(name: str, package: Package, cohort: StudyCohort, seed: int) -> Judged:
     if name == ferroptosis.NAME:  # expression comes to the signature's scale first
         applied = ferroptosis.apply_to_cohort(
             package, cohort, horizons_months=HORIZONS_MONTHS, bootstraps=BOOTSTRAPS, seed=seed
@@ -117,7 +135,7 @@ def _judge_signature(name: str, package: Package, cohort: StudyCohort, seed: int
         applied = judge_package(
             package, data, cohort=cohort.name, horizons=HORIZONS_MONTHS, bootstraps=BOOTSTRAPS, seed=seed
         )
-    return _Found(applied.figures.metrics, {"predictions": applied.predictions, **applied.figures.tables}, applied.flow)
+    return Judged(applied.figures.metrics, {"predictions": applied.predictions, **applied.figures.tables}, applied.flow)
 
 
 def _judge_classifier(
@@ -128,7 +146,7 @@ def _judge_classifier(
     features: Path | None,
     participants: Path | None,
     risk_groups_of: str | None,
-) -> _Found:
+) -> Judged:
     module = study(package.description.study)
     if features is not None or is_released(storage, cohort):
         given = features_of_release(
@@ -146,4 +164,4 @@ def _judge_classifier(
         seed=seed,
     )
     tables = {"predictions": figures.predictions, "roc": figures.roc, "calibration": figures.calibration}
-    return _Found(figures.metrics, tables, figures.flow)
+    return Judged(figures.metrics, tables, figures.flow)

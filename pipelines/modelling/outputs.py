@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipelines.modelling.study import StudyResult
 from pipelines.modelling.survival_study import SurvivalStudyResult
-from services.model_serving.package import pack, write_package
+from services.model_serving.package import TRAINING_CASES, list_training_cases, pack, write_package
 from services.shared.storage import Storage
 
 TABLES = ("predictions", "folds", "roc", "calibration", "permuted", "comparison", "features")
@@ -39,14 +39,22 @@ def write_study(storage: Storage, cohort: str, result: StudyResult | SurvivalStu
         storage.write_text(key, text)
         keys.append(key)
     further = result.packages if isinstance(result, StudyResult) else {}
+    cases = {TRAINING_CASES: list_training_cases(_training_cases(tables["predictions"]))}
     for name, (model, card) in {**further, "model": (result.model, result.card)}.items():
         training = card.training.model_copy(update={"cohort": cohort})
-        keys += write_package(storage, f"{folder}/{name}", pack(model, dataclasses.replace(card, training=training)))
+        files = pack(model, dataclasses.replace(card, training=training)) | cases
+        keys += write_package(storage, f"{folder}/{name}", files)
     for name in ("flow", "parameters", "metrics"):
         key = f"{folder}/{name}.json"
         storage.write_text(key, json.dumps(getattr(result, name), indent=2, allow_nan=False) + "\n")
         keys.append(key)
     return keys
+
+
+def _training_cases(predictions: pd.DataFrame) -> list[str]:
+    """Return the patients that the final model learnt from: those with an out-of-fold prediction."""
+    own = predictions[predictions["part"] == "cv"] if "part" in predictions else predictions
+    return [str(label) for label in own["case_id"]]
 
 
 def _contents(result: StudyResult | SurvivalStudyResult) -> tuple[str, dict[str, pd.DataFrame], dict[str, str]]:

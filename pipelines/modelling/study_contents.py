@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from pydantic import Field
 
+from pipelines.modelling.held_out import HeldOutShare
 from pipelines.modelling.study_data import StudyData
 from pipelines.modelling.validation import Fit, FoldResult, Recipe, Split
 from services.model_serving.package import FittedModel, ModelCard
@@ -28,6 +29,7 @@ class StudyParameters(Contract):
     permutations: int = Field(5, ge=0, le=1000, description="Runs of the whole study with shuffled outcomes")
     bootstraps: int = Field(1000, ge=0, le=100_000, description="Resamples of patients behind limits beside DeLong's")
     max_missing: float = Field(0.5, ge=0, lt=1, description="Largest share of missing values of a usable feature")
+    held_out_share: float = HeldOutShare
 
 
 @dataclass(frozen=True)

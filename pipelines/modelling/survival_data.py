@@ -122,7 +122,7 @@ def survival_data(
     dropped |= dict.fromkeys(
         common[(follow["os_months"] <= 0) & follow["event"].notna()], "follow-up of 0 months or less"
     )
-    dropped |= {i: reason for i, reason in reasons.items() if i in common}
+    dropped |= {i: reason for i, reason in reasons.items() if i in common or i in dropped}
     ids = sorted(i for i in common if i not in dropped)
     event = follow.loc[ids, "event"].to_numpy(dtype=np.float64)
     if not np.isin(event, (0.0, 1.0)).all():

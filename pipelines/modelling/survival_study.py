@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import platform as machine
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, Field
 
+from pipelines.modelling.held_out import HeldOutShare, held_out_cases
 from pipelines.modelling.performance import permuted_metrics
 from pipelines.modelling.signature import (
     CutoffRule,
@@ -57,6 +58,7 @@ class SurvivalStudyParameters(Contract):
     )
     cutoff: CutoffRule = Field("maximally_selected", description="Rule of the cut-off between low and high risk")
     max_missing: float = Field(0.5, ge=0, lt=1, description="Largest share of missing values of a usable feature")
+    held_out_share: float = HeldOutShare
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,12 @@ class StudyCohort:
     clinical: pd.DataFrame
     scale: str
     excluded: dict[str, str] = field(default_factory=dict)
+
+    def without_held_out(self, share: float) -> StudyCohort:
+        """Return the cohort without the features of the patients that are held out."""
+        reasons = held_out_cases(map(str, self.features.index), share)
+        features = self.features[~self.features.index.astype(str).isin(list(reasons))]
+        return replace(self, features=features, excluded=self.excluded | reasons)
 
     def data(self, columns: Iterable[str] | None = None) -> SurvivalData:
         """Return features (all, or some of them) and follow-up of the same patients; see :func:`survival_data`."""

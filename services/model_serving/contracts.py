@@ -13,10 +13,11 @@ ModelVersion = Annotated[str, StringConstraints(pattern=r"^v[0-9]{4,}-[0-9a-f]{1
 ModelRef = Annotated[
     str,
     StringConstraints(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/(champion|latest|v[0-9]{4,}-[0-9a-f]{12}))?$", max_length=96
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*(/(champion|challenger|latest|v[0-9]{4,}-[0-9a-f]{12}))?$", max_length=96
     ),
 ]
-"""``grading`` or ``grading/champion`` (the promoted version), ``grading/latest``, ``grading/v0001-0123456789ab``."""
+"""``grading`` (what serves: the promoted version, or the one on trial), ``grading/champion``, ``grading/challenger``,
+``grading/latest``, ``grading/v0001-0123456789ab``."""
 
 FeatureValue = Annotated[float, Field(strict=True)]
 

@@ -1,7 +1,8 @@
 """A model package: a folder with ``package.json`` (what the model is) and ``arrays.npz`` (its fitted numbers).
 
 A package is data, never code: nothing in it is unpickled, and its arrays must have the hash that its description
-states. The same model gives the same bytes.
+states. The same model gives the same bytes. ``training_cases.txt``, where there is one, holds a hash of each training
+patient's label, so that a later comparison of versions can leave out patients that one of them learnt from.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -23,6 +25,7 @@ from services.shared.storage import Storage
 SCHEMA_VERSION = 1
 DESCRIPTION = "package.json"
 ARRAYS = "arrays.npz"
+TRAINING_CASES = "training_cases.txt"
 
 Array = npt.NDArray[np.float64]
 Kind = Literal["logistic", "svm_rbf", "cox"]
@@ -277,7 +280,7 @@ def unpack(files: dict[str, bytes], *, name: str) -> Package:
 def write_package(storage: Storage, folder: str, files: dict[str, bytes]) -> list[str]:
     """Write a package's files; the description comes last, so that it means a whole package. Return their keys."""
     keys = []
-    for name in (ARRAYS, DESCRIPTION):
+    for name in (*sorted(set(files) - {DESCRIPTION}), DESCRIPTION):
         storage.write_bytes(f"{folder}/{name}", files[name])
         keys.append(f"{folder}/{name}")
     return keys
@@ -300,7 +303,25 @@ def read_files(storage: Storage, folder: str) -> dict[str, bytes]:
             got=f"{folder} without {', '.join(missing)}",
             remedy="run 'gliaflow study' first",
         )
-    return {name: storage.read_bytes(f"{folder}/{name}") for name in (DESCRIPTION, ARRAYS)}
+    known = storage.exists(f"{folder}/{TRAINING_CASES}")
+    names = (DESCRIPTION, ARRAYS, TRAINING_CASES) if known else (DESCRIPTION, ARRAYS)
+    return {name: storage.read_bytes(f"{folder}/{name}") for name in names}
+
+
+def case_hash(case_id: str) -> str:
+    """Return what stands for a training patient beside a package, in place of the label."""
+    return hashlib.sha256(f"training case\n{case_id}".encode()).hexdigest()[:20]
+
+
+def list_training_cases(case_ids: Iterable[str]) -> bytes:
+    """Return the content of ``training_cases.txt``: the patients' hashes, sorted, one a line."""
+    return "".join(f"{each}\n" for each in sorted(map(case_hash, case_ids))).encode()
+
+
+def read_training_cases(storage: Storage, folder: str) -> frozenset[str] | None:
+    """Return the hashes of a package's training patients, or None where nobody wrote them down."""
+    key = f"{folder}/{TRAINING_CASES}"
+    return frozenset(storage.read_text(key).split()) if storage.exists(key) else None
 
 
 def read_package(storage: Storage, folder: str) -> Package:

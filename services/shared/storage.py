@@ -97,20 +97,26 @@ class Storage:
         The temporary path keeps the key's file name, so that writers choose the format by its ending.
         """
         path = self._path(key)
-        name = Path(path).name
         if self.is_local:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=os.path.dirname(path)))
-            try:
-                yield folder / name
-                os.replace(folder / name, path)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
+            with self._temporary(path) as temporary:
+                yield temporary
+                os.replace(temporary, path)
             return
-        with tempfile.TemporaryDirectory(prefix="gliaflow-") as temporary:
-            target = Path(temporary) / name
+        with tempfile.TemporaryDirectory(prefix="gliaflow-") as folder:
+            target = Path(folder) / Path(path).name
             yield target
             self._fs.put_file(str(target), path)
+
+    @staticmethod
+    @contextmanager
+    def _temporary(path: str) -> Iterator[Path]:
+        """Give a path beside a local one, on the same file system, and clean up after it."""
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".tmp-", dir=os.path.dirname(path)))
+        try:
+            yield folder / Path(path).name
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def read_bytes(self, key: str) -> bytes:
         """Return a file's content."""
@@ -129,6 +135,23 @@ class Storage:
     def write_text(self, key: str, content: str) -> None:
         """Write a UTF-8 text file, whole or not at all."""
         self.write_bytes(key, content.encode("utf-8"))
+
+    def create_text(self, key: str, content: str) -> bool:
+        """Write a UTF-8 text file where none stands yet; of several writers at once one succeeds, which is returned."""
+        path = self._path(key)
+        if self.is_local:
+            with self._temporary(path) as temporary:
+                temporary.write_text(content, "utf-8")
+                try:
+                    os.link(temporary, path)
+                except FileExistsError:
+                    return False
+            return True
+        try:
+            self._fs.pipe_file(path, content.encode("utf-8"), mode="create")
+        except FileExistsError:
+            return False
+        return True
 
     def remove(self, key: str) -> None:
         """Remove a file or a folder with all it holds; nothing there is not an error."""

@@ -56,3 +56,12 @@ def test_memory_store_behaves_like_a_folder() -> None:
     assert storage.sha256("a/b.bin").startswith("a665a459")
     storage.remove("a")
     assert not storage.exists("a/b.bin")
+
+
+@pytest.mark.parametrize("root", ["folder", "memory://create/prefix"])
+def test_of_several_creators_one_succeeds(root: str, tmp_path: Path) -> None:
+    storage = Storage(tmp_path if root == "folder" else root)
+    assert storage.create_text("a/lock", "first")
+    assert not storage.create_text("a/lock", "second")
+    assert storage.read_text("a/lock") == "first"
+    assert storage.files("a") == ["a/lock"]

@@ -1,0 +1,118 @@
+"""Import what came since into the cohort of a model, before anything is computed from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from pipelines.datasets import IMAGE_IMPORTERS, image_importer, importer
+from pipelines.datasets.participants import read_participants
+from pipelines.datasets.release import Release, matrix_key, read_matrix, write_release
+from pipelines.promotion.findings import Imported
+from pipelines.promotion.parameters import NewCases
+from pipelines.versioning.errors import SchemaChanged
+from services.shared.cohort import participants_key, read_cohort
+from services.shared.errors import NotFound
+from services.shared.storage import Storage
+
+_SHOWN = 8
+
+
+def import_new_cases(
+    storage: Storage, cohort: str, source: NewCases | None, *, allow_schema_change: bool = False
+) -> Imported:
+    """Read a release anew into a cohort; the same release changes nothing.
+
+    Columns are compared with those of the cohort before anything is written.
+
+    Raises
+    ------
+    NotFound
+        Where the release is not where the parameters say, or there is no such importer.
+    SchemaChanged
+        Where columns came, went or changed their kind.
+    """
+    if source is None:
+        return Imported()
+    place = Path(source.source)
+    if not place.exists():
+        raise NotFound(
+            "the release with new cases is not there",
+            step="import",
+            field="retrain.new_cases.source",
+            got=source.source,
+            remedy="see whether the folder is mounted, or correct the path in params.yaml",
+        )
+    before = len(read_cohort(storage, cohort).cases)
+    participants = None if source.participants is None else Path(source.participants)
+    if source.importer in IMAGE_IMPORTERS:
+        if participants is not None and not allow_schema_change:
+            _require_known_columns(storage, cohort, read_participants(participants))
+        _, problems = image_importer(source.importer)(storage, place, cohort, participants=participants)
+        left_out = len(problems)
+    else:
+        release = importer(source.importer).read_release(place, participants=participants, **source.options)
+        if not allow_schema_change:
+            _require_same_release(storage, cohort, release)
+        write_release(storage, cohort, release)
+        left_out = len(release.dropped)
+    after = len(read_cohort(storage, cohort).cases)
+    return Imported(importer=source.importer, cases_before=before, cases=after, left_out=left_out)
+
+
+def _require_same_release(storage: Storage, cohort: str, release: Release) -> None:
+    known = read_cohort(storage, cohort).participants
+    require_same_columns(known, release.participants, table=participants_key(cohort))
+    for matrix, table in sorted(release.matrices.items()):
+        if storage.exists(matrix_key(cohort, matrix)):
+            require_same_columns(read_matrix(storage, cohort, matrix), table, table=matrix_key(cohort, matrix))
+
+
+def _require_known_columns(storage: Storage, cohort: str, added: pd.DataFrame) -> None:
+    known = read_cohort(storage, cohort).participants
+    shared = [name for name in known if name in added]
+    require_same_columns(known[shared], added, table=participants_key(cohort))
+
+
+def require_same_columns(before: pd.DataFrame, after: pd.DataFrame, *, table: str) -> None:
+    """Check that a table has the columns of the one before, of the same kinds.
+
+    Raises
+    ------
+    SchemaChanged
+        Naming what came, what went and what is of another kind.
+    """
+    old, new = _kinds(before), _kinds(after)
+    changed = {
+        "added": [name for name in new if name not in old],
+        "removed": [name for name in old if name not in new],
+        "of another kind": [
+            f"{name} ({kind} → {new[name]})"
+            for name, kind in old.items()
+            if name in new and "empty" not in (kind, new[name]) and kind != new[name]
+        ],
+    }
+    if any(changed.values()):
+        raise SchemaChanged(
+            "the new cases come in a table of other columns",
+            step="import",
+            field=table,
+            expected=f"the {len(old)} columns that the cohort has",
+            got="; ".join(
+                f"{what}: {', '.join(names[:_SHOWN])}{' …' if len(names) > _SHOWN else ''}"
+                for what, names in changed.items()
+                if names
+            ),
+            remedy="bring the release to the columns of before, or set 'retrain.allow_schema_change' in params.yaml "
+            "once a person has looked at it; nothing was imported",
+        )
+
+
+def _kinds(table: pd.DataFrame) -> dict[str, str]:
+    found = {}
+    for name in table:
+        values = table[name].dropna()
+        numeric = pd.api.types.is_numeric_dtype(table[name])
+        found[str(name)] = "empty" if values.empty else "numbers" if numeric else "text"
+    return found
