@@ -25,7 +25,7 @@ from services.shared.errors import GliaflowError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pipelines.flows.fanout import CaseOutcome
+    from pipelines.outcomes import CaseOutcome
 
 EXIT_QUARANTINED = 3
 _STEPS_HELP = """From raw glioma MRI to fitted, evaluated, served and reported models.

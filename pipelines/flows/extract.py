@@ -8,8 +8,9 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from pipelines.clients import connect
-from pipelines.flows.fanout import CaseOutcome, Progress, case_runner, treat_cases
+from pipelines.flows.fanout import Progress, case_runner, treat_cases
 from pipelines.ledger import STEPS, usable_cases
+from pipelines.outcomes import Outcomes
 from services.feature_store.contracts import ExtractParameters, ExtractRequest, RegisterRequest, RegisterResult
 from services.shared.cohort import read_cohort
 from services.shared.storage import open_storage
@@ -21,7 +22,7 @@ def extract_cohort(
     parameters: ExtractParameters,
     only: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> list[CaseOutcome]:
+) -> Outcomes:
     """Extract the radiomic features of every segmented case, then register the cohort's tables in the feature store.
 
     Parameters

@@ -1,102 +1,93 @@
-"""One task per case: the fan-out that every flow over cases shares.
+"""The fan-out that every flow over cases shares: a bounded number of cases at a time, their outcomes kept as they come.
 
-A Prefect thread task per case waits for work that runs in worker processes of this machine, each of which keeps its
-services (their weights, their atlas) resident. Where a service has a URL, the task calls it over HTTP instead.
+A Prefect thread task waits for a case that a runner computes elsewhere (`pipelines.runners`). A large cohort's task is
+a batch of cases, so that a flow run has hundreds of task runs and not a million. Its cases still come out one by one.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from queue import SimpleQueue
+from threading import Event
 from typing import cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.futures import PrefectFuture, as_completed
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectFuture
+from prefect.states import Completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
-from prefect.tasks import Task
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from pipelines.clients import connect
 from pipelines.ledger import Step, update_quarantine
-from pipelines.workers import start_workers
+from pipelines.outcomes import CaseOutcome, Outcomes
+from pipelines.runners import CaseRunner, choose_runner, treat_case
 from services.shared.contracts import CaseRef
-from services.shared.errors import GliaflowError, Problem, ServiceFault, Unavailable
-from services.shared.settings import ServiceName, bound_threads, settings
+from services.shared.errors import GliaflowError, Problem, Unavailable
+from services.shared.settings import ServiceName
 from services.shared.storage import Storage
 
 Progress = Callable[[int, int, str], None]
+TaskFuture = PrefectFuture[State[None]]
+
+MIN_TASKS = 256
+"""Up to so many cases each is a task of its own. A task run costs memory and database rows that a cohort must not."""
+TASKS_PER_SLOT = 8
+"""Batches for each case that is computed at a time, so that the last ones leave few slots idle."""
+LEDGER_S = 10.0
+"""Seconds between two entries into the ledger: what a run that is killed can forget."""
+UNAVAILABLE_IN_A_ROW = 10
+"""So many cases (and two for each slot) that nobody answered for, and the run stops: it is not the cases' fault."""
 
 
-class CaseOutcome(BaseModel):
-    """What became of one case in one step: a result, or the problem it is quarantined with."""
+def case_runner() -> TaskRunner[PrefectFuture[object]]:
+    """Return what runs the tasks of a flow: threads, as many as there are batches in flight."""
+    return cast("TaskRunner[PrefectFuture[object]]", ThreadPoolTaskRunner())
 
-    model_config = ConfigDict(frozen=True)
 
-    case: CaseRef
-    step: str
-    result: dict[str, object] | None = None
-    problem: Problem | None = None
+class _Batch:
+    """Some cases of a fan-out, and where their outcomes go. No dataclass: Prefect would look into its fields."""
+
+    def __init__(self, start: int, cases: Sequence[CaseRef], work: _Work) -> None:
+        self.start = start
+        self.cases = cases
+        self.work = work
 
     @property
-    def cached(self) -> bool:
-        """Whether the outputs were already there."""
-        return bool(self.result and self.result.get("cached"))
+    def label(self) -> str:
+        first, last = self.cases[0].id, self.cases[-1].id
+        return first if first == last else f"{first}…{last}"
 
 
-def case_runner() -> TaskRunner[PrefectFuture[BaseModel]]:
-    """Return what runs the tasks of a flow: as many threads as there are workers, each waiting for one case."""
-    return cast("TaskRunner[PrefectFuture[BaseModel]]", ThreadPoolTaskRunner(max_workers=settings().workers))
+class _Work:
+    """What is done with each case, and the queue that its outcome is put into."""
+
+    def __init__(
+        self, runner: CaseRunner, step: Step, call: tuple[ServiceName, str], request: Callable[[CaseRef], BaseModel]
+    ) -> None:
+        self.runner = runner
+        self.step = step
+        self.call = call
+        self.request = request
+        self.arrivals: SimpleQueue[tuple[int, CaseOutcome] | TaskFuture] = SimpleQueue()
+        self.stopped = Event()
 
 
-@lru_cache(maxsize=1)
-def _pool(root: str, workers: int) -> ProcessPoolExecutor:  # noqa: ARG001 - workers read the root when they start
-    bound_threads(max(1, (os.cpu_count() or 1) // workers))
-    return start_workers(workers)
-
-
-@lru_cache(maxsize=8)
-def _resident(name: ServiceName) -> object:
-    return connect(name)
-
-
-def _call(name: ServiceName, method: str, request: BaseModel) -> BaseModel:
-    return cast(BaseModel, getattr(_resident(name), method)(request))
-
-
-def _is_transient(_: Task[..., object], __: TaskRun, state: State[object]) -> bool:
-    error = state.result(raise_on_failure=False)
-    return isinstance(error, Unavailable)
-
-
-@task(
-    name="case",
-    task_run_name="{step}-{label}",
-    retries=2,
-    retry_delay_seconds=[1, 5],
-    retry_condition_fn=_is_transient,
-    cache_policy=NO_CACHE,
-    persist_result=False,
-)
-def _run_case(step: str, label: str, name: ServiceName, method: str, request: BaseModel) -> BaseModel:
-    if settings().service_url(name) is not None or settings().runner == "thread":
-        return _call(name, method, request)
-    pool = _pool(settings().storage_root, settings().workers)
-    try:
-        return pool.submit(_call, name, method, request).result()
-    except BrokenProcessPool as error:
-        _pool.cache_clear()
-        raise Unavailable(
-            "a worker process was ended from outside",
-            case=label,
-            step=step,
-            got="out of memory, most likely",
-            remedy="the case is tried again; lower GLIAFLOW_WORKERS if it recurs",
-        ) from error
+@task(name="cases", task_run_name="{step}-{label}", cache_policy=NO_CACHE, persist_result=False)
+def _treat_batch(step: str, label: str, batch: _Batch) -> State[None]:  # noqa: ARG001 - they name the run
+    work = batch.work
+    problems: list[str] = []
+    for position, case in enumerate(batch.cases, start=batch.start):
+        if work.stopped.is_set():
+            break
+        outcome = treat_case(work.runner, case, work.step, work.call, work.request(case))
+        if outcome.problem is not None:
+            problems.append(f"{case.id}: {outcome.problem['title']}")
+        work.arrivals.put((position, outcome))
+    if problems:
+        return Completed(name="Quarantined", message="; ".join(problems))
+    return Completed()
 
 
 def treat_cases(
@@ -107,10 +98,11 @@ def treat_cases(
     call: tuple[ServiceName, str],
     request: Callable[[CaseRef], BaseModel],
     progress: Progress | None = None,
-) -> list[CaseOutcome]:
+) -> Outcomes:
     """Call one endpoint for every case of a cohort, inside a flow, and keep the ledger of the step.
 
-    A case that fails is quarantined with its problem; the others go on. The outcomes come in the order of the cases.
+    A case that fails is quarantined with its problem; the others go on. A case whose worker was killed is tried again.
+    The outcomes come in the order of the cases. Memory does not grow with them.
 
     Parameters
     ----------
@@ -126,29 +118,76 @@ def treat_cases(
         Makes a case's request.
     progress
         Called with the number of finished cases, their total, and the label of the last one.
+
+    Raises
+    ------
+    Unavailable
+        Where case after case found nobody who answers. What was finished stays; a second run goes on from there.
     """
-    waiting: dict[PrefectFuture[BaseModel], CaseRef] = {
-        _run_case.submit(step, case.id, *call, request(case)): case for case in cases
-    }
-    outcomes: dict[CaseRef, CaseOutcome] = {}
-    for done, future in enumerate(as_completed(list(waiting)), start=1):
-        case = waiting[future]
-        outcomes[case] = _outcome(case, step, future.result(raise_on_failure=False))
-        if progress is not None:
-            progress(done, len(waiting), case.id)
-    update_quarantine(storage, step, {case: outcome.problem for case, outcome in outcomes.items()})
-    return [outcomes[case] for case in waiting.values()]
+    treated = list(cases)
+    outcomes = Outcomes(len(treated))
+    work = _Work(choose_runner(call[0]), step, call, request)
+    ledger = _LedgerEntries(storage, step)
+    unavailable = 0
+    try:
+        for done, (position, outcome) in enumerate(_arrivals(work, treated), start=1):
+            outcomes.enter(position, outcome)
+            ledger.enter(outcome)
+            if progress is not None:
+                progress(done, len(treated), outcome.case.id)
+            unavailable = unavailable + 1 if _nobody_answered(outcome.problem) else 0
+            if unavailable >= max(UNAVAILABLE_IN_A_ROW, 2 * work.runner.slots) and outcome.problem is not None:
+                raise GliaflowError.from_problem(outcome.problem)
+    finally:
+        work.stopped.set()
+        ledger.write()
+    return outcomes
 
 
-def _outcome(case: CaseRef, step: str, answer: object) -> CaseOutcome:
-    if isinstance(answer, BaseModel):
-        return CaseOutcome(case=case, step=step, result=answer.model_dump(mode="json"))
-    if isinstance(answer, GliaflowError):
-        return CaseOutcome(case=case, step=step, problem=answer.with_context(case=str(case), step=step).to_problem())
-    fault = ServiceFault(
-        f"{type(answer).__name__}: {answer}",
-        case=str(case),
-        step=step,
-        remedy="this is a fault of the software: report it with this line",
-    )
-    return CaseOutcome(case=case, step=step, problem=fault.to_problem())
+def _arrivals(work: _Work, cases: Sequence[CaseRef]) -> Iterator[tuple[int, CaseOutcome]]:
+    """Yield each case's position and outcome as they come, with no more batches under way than the runner has slots."""
+    waiting = iter(_batches(work, cases))
+    running = 0
+    while True:
+        while running < work.runner.slots and (batch := next(waiting, None)) is not None:
+            _treat_batch.submit(work.step, batch.label, batch).add_done_callback(work.arrivals.put)
+            running += 1
+        if running == 0:
+            return
+        arrival = work.arrivals.get()
+        if isinstance(arrival, PrefectFuture):
+            running -= 1
+            arrival.result()
+        else:
+            yield arrival
+
+
+def _batches(work: _Work, cases: Sequence[CaseRef]) -> Iterator[_Batch]:
+    tasks = max(MIN_TASKS, TASKS_PER_SLOT * work.runner.slots)
+    size = max(1, -(-len(cases) // tasks))
+    for start in range(0, len(cases), size):
+        yield _Batch(start, cases[start : start + size], work)
+
+
+class _LedgerEntries:
+    """Problems on their way into the ledger, written every few seconds."""
+
+    def __init__(self, storage: Storage, step: Step) -> None:
+        self._storage = storage
+        self._step = step
+        self._entries: dict[CaseRef, Problem | None] = {}
+        self._written = time.monotonic()
+
+    def enter(self, outcome: CaseOutcome) -> None:
+        self._entries[outcome.case] = outcome.problem
+        if time.monotonic() - self._written > LEDGER_S:
+            self.write()
+
+    def write(self) -> None:
+        update_quarantine(self._storage, self._step, self._entries)
+        self._entries = {}
+        self._written = time.monotonic()
+
+
+def _nobody_answered(problem: Problem | None) -> bool:
+    return problem is not None and isinstance(GliaflowError.from_problem(problem), Unavailable)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from pipelines.flows.fanout import CaseOutcome, Progress, case_runner, treat_cases
+from pipelines.flows.fanout import Progress, case_runner, treat_cases
 from pipelines.ledger import usable_cases
+from pipelines.outcomes import Outcomes
 from services.preprocessing.contracts import PrepareParameters, PrepareRequest
 from services.shared.cohort import read_cohort
 from services.shared.storage import open_storage
@@ -19,7 +20,7 @@ def prepare_cohort(
     parameters: PrepareParameters,
     only: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> list[CaseOutcome]:
+) -> Outcomes:
     """Prepare every case of a cohort: orientation, bias field, registration, brain extraction, normalisation.
 
     Parameters

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from prefect import flow
 
-from pipelines.flows.fanout import CaseOutcome, Progress, case_runner, treat_cases
+from pipelines.flows.fanout import Progress, case_runner, treat_cases
 from pipelines.ledger import usable_cases
+from pipelines.outcomes import Outcomes
 from services.segmentation.contracts import (
     AbnormalityParameters,
     AbnormalityRequest,
@@ -24,7 +25,7 @@ def segment_cohort(
     parameters: SegmentParameters,
     only: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> list[CaseOutcome]:
+) -> Outcomes:
     """Segment every prepared case of a cohort, by an expert's mask or by the network.
 
     Parameters
@@ -56,7 +57,7 @@ def outline_abnormality(
     parameters: AbnormalityParameters,
     only: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> list[CaseOutcome]:
+) -> Outcomes:
     """Outline the FLAIR abnormality in every case of a cohort, on its images as they were imported.
 
     Parameters

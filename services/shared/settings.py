@@ -29,7 +29,9 @@ class Settings(BaseSettings):
 
     environment: Literal["development", "production"] = "development"
     storage_root: str = Field("workspace", description="Folder or s3:// URL below which every key lives")
-    runner: Literal["process", "thread"] = Field("process", description="Where per-case work runs")
+    runner: Literal["process", "thread", "dask", "kubernetes"] = Field(
+        "process", description="Where per-case work runs"
+    )
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Cases at a time")
     device: str = Field("auto", description="Torch device: auto, cpu, cuda, cuda:1 …")
     token: SecretStr | None = Field(None, description="Bearer token that callers of a service must send")
@@ -65,6 +67,9 @@ class Settings(BaseSettings):
     work_pool: str = Field("gliaflow", description="Prefect work pool of type kubernetes that runs jobs")
     real_data: Path = Field(Path("../shared/data"), description="Folder of public data for real-input runs")
     r_oracle: Path = Field(Path("../shared/r-oracle"), description="Folder of reference results from R")
+    dask_scheduler: str | None = Field(
+        None, description="Dask scheduler, tcp:// or tls://HOST:PORT; default one on this machine"
+    )
 
     @model_validator(mode="after")
     def _refuse_unsafe_production(self) -> Settings:

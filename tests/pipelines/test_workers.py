@@ -5,6 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipelines.workers import WorkerLanes
+from services.shared.errors import Unavailable
 
 PARENT = """
 import os, time
@@ -32,3 +39,25 @@ def test_workers_end_with_a_killed_parent(tmp_path) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("the worker lives on")
+
+
+def wait_for(path: Path) -> int:
+    path.with_suffix(".pid").write_text(str(os.getpid()))
+    while not path.exists():
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def test_killed_worker_takes_no_other_call_with_it(tmp_path: Path) -> None:
+    lanes = WorkerLanes(2)
+    with ThreadPoolExecutor(2) as threads:
+        killed, spared = (threads.submit(lanes.call, wait_for, tmp_path / name) for name in ("killed", "spared"))
+        while not all((tmp_path / f"{name}.pid").exists() for name in ("killed", "spared")):
+            time.sleep(0.01)
+        os.kill(int((tmp_path / "killed.pid").read_text()), signal.SIGKILL)
+        with pytest.raises(Unavailable, match="ended from outside"):
+            killed.result()
+        (tmp_path / "spared").touch()
+        assert spared.result() == int((tmp_path / "spared.pid").read_text())
+        assert threads.submit(lanes.call, os.getpid).result() != int((tmp_path / "killed.pid").read_text())
+    lanes.close()
