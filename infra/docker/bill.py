@@ -2,8 +2,8 @@
 
     python bill.py gliaflow/segmentation 0.1.0 > sbom.cdx.json
 
-It lists every installed Python distribution and every Debian package, sorted, without a time or a random number: the same
-image gives the same bill.
+It lists every installed Python distribution and every Debian package, sorted, without a time or a random number: the
+same image gives the same bill.
 """
 
 from __future__ import annotations

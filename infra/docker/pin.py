@@ -26,7 +26,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "requirements"
 IMAGES = ("preprocessing", "segmentation", "feature_store", "model_serving", "survival_analytics", "pipelines")
-# Any 3.11 will do: what only its first releases need is held too. The platform is that of the installation that is read.
+TORCH = ("torch-cpu.txt", "torch-cuda.txt")
+# Any 3.11 will do: what only its first releases need is held too. The platform is that of the installation read.
 PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0"}
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
 _HASHED = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", re.MULTILINE)
@@ -129,15 +130,12 @@ def out_of_date() -> list[str]:
     problems = []
     for name, pins in wanted_files().items():
         found = dict(read_hashes(FOLDER / name))
-        for entry in sorted(set(pins.items()) - set(found)):
-            problems.append(f"requirements/{name} lacks {entry[0]}=={entry[1]} with its hash")
-        for entry in sorted(set(found) - set(pins.items())):
-            problems.append(f"requirements/{name} holds {entry[0]}=={entry[1]}, which it does not need")
+        lacking, surplus = set(pins.items()) - set(found), set(found) - set(pins.items())
+        problems += [f"requirements/{name} lacks {n}=={v} with its hash" for n, v in sorted(lacking)]
+        problems += [f"requirements/{name} holds {n}=={v}, which it does not need" for n, v in sorted(surplus)]
     torch = exact_pins()["torch"]
-    for name in ("torch-cpu.txt", "torch-cuda.txt"):
-        if ("torch", torch) not in read_hashes(FOLDER / name):
-            problems.append(f"requirements/{name} lacks torch=={torch} with its hash")
-    return problems
+    names = [name for name in TORCH if ("torch", torch) not in read_hashes(FOLDER / name)]
+    return problems + [f"requirements/{name} lacks torch=={torch} with its hash" for name in names]
 
 
 def write_all() -> None:
