@@ -38,7 +38,7 @@ images-check: setup ## Measure the images, and run the contract suite against ea
 	@GLIAFLOW_TEST_IMAGES=1 $(BIN)/pytest -n 0 tests/contracts
 
 compose-check: setup ## Start the platform of infra/compose.yaml and run a small cohort through it
-	@bash infra/check_compose.sh
+	@bash infra/check/compose.sh
 
 clean: ## Remove what the demo made; keeps .venv
 	rm -rf workspace
