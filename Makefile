@@ -1,10 +1,10 @@
 # gliaflow: `make help` lists what can be made.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results repro test lint format bench clean
+.PHONY: help setup demo results repro test lint format bench images images-check compose-check clean
 BIN := .venv/bin
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 setup: ## Install gliaflow and its pinned dependencies into .venv
 	@bash infra/setup.sh
@@ -29,6 +29,16 @@ format: setup ## Put the code into the house style
 
 bench: setup ## Measure, with peers in the same run, and write the figures into docs/
 	@$(BIN)/python -m tests.benchmarks
+
+images: ## Build every container image with podman or docker (TORCH=cuda: for GPUs)
+	@bash infra/images.sh build
+
+images-check: setup ## Measure the images, and run the contract suite against each, read-only and as a stranger
+	@bash infra/images.sh sizes
+	@GLIAFLOW_TEST_IMAGES=1 $(BIN)/pytest -n 0 tests/contracts
+
+compose-check: setup ## Start the platform of infra/compose.yaml and run a small cohort through it
+	@bash infra/check/compose.sh
 
 clean: ## Remove what the demo made; keeps .venv
 	rm -rf workspace

@@ -19,6 +19,7 @@ from services.model_serving.contracts import (
     RegisterResult,
 )
 from services.model_serving.predictor import predict
+from services.shared.metrics import count_prediction
 from services.shared.serving import endpoint, service
 from services.shared.storage import open_storage
 
@@ -71,7 +72,17 @@ class ModelServing:
         entry = registry.resolve(storage, request.model)
         package = registry.load(storage, entry)
         case = str(request.case) if request.case else None
-        return predict(package, request.features, model=entry.model, version=entry.version, case=case)
+        made = predict(package, request.features, model=entry.model, version=entry.version, case=case)
+        count_prediction(
+            model=entry.model,
+            version=entry.version,
+            label=made.label,
+            probability=made.probability,
+            features=len(package.description.columns),
+            outside=len(made.out_of_range),
+            imputed=len(made.imputed),
+        )
+        return made
 
     @endpoint
     def predict_imaging(self, request: ImagingRequest, /) -> ImagingPrediction:

@@ -32,6 +32,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.shared.errors import GliaflowError, InvalidValue, Problem, TooLarge, Unauthorised
+from services.shared.metrics import count_answer
 from services.shared.settings import ServiceName, settings
 
 Request = TypeVar("Request", bound=BaseModel)
@@ -48,18 +49,32 @@ def endpoint(method: Callable[[Owner, Request], Result]) -> Callable[[Owner, Req
 
     @functools.wraps(method)
     def call(self: Owner, request: Request, /) -> Result:
+        outcome = "fault"
         try:
-            return method(self, request)
+            result = method(self, request)
+            outcome = "cached" if getattr(result, "cached", False) else "computed"
+            return result
         except GliaflowError as error:
+            outcome = type(error).__name__
             carrier = _problem_of_request.get()
             if carrier is None:
                 raise
             carrier["problem"] = error.to_problem()
             _log.warning("%s: %s", method.__name__, error.title)
             raise BentoMLException(error.title, error_code=HTTPStatus.BAD_REQUEST) from None
+        finally:
+            count_answer(service_of(type(self)), method.__name__, outcome)
 
     made: Callable[[Owner, Request], Result] = bentoml.api(call)
     return made
+
+
+_names: dict[type, ServiceName] = {}
+
+
+def service_of(kind: type) -> str:
+    """Return the name by which a class was made a service."""
+    return _names.get(kind, kind.__name__)
 
 
 def service(name: ServiceName, *, threads: int = 4) -> Callable[[type[Owner]], type[Owner]]:
@@ -75,6 +90,7 @@ def service(name: ServiceName, *, threads: int = 4) -> Callable[[type[Owner]], t
     limits = {"timeout": settings().request_timeout_s}
 
     def decorate(inner: type[Owner]) -> type[Owner]:
+        _names[inner] = name
         made = bentoml.service(name=name, traffic=limits, threads=threads, workers=1)(inner)
         made.add_asgi_middleware(ServiceFace)
         return cast(type[Owner], made)

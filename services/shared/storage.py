@@ -33,7 +33,8 @@ class Storage:
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         url = os.fspath(root)
-        self._fs, path = fsspec.core.url_to_fs(url)
+        # A remembered listing would not know what other processes write.
+        self._fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
         self.is_local = "file" in self._fs.protocol
         self.root = os.path.realpath(path) if self.is_local else path.rstrip("/")
 

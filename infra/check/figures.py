@@ -1,0 +1,70 @@
+"""What Prefect and Prometheus know of the small cohort. Reads the passwords of infra/.env from the environment."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+PREFECT = "http://127.0.0.1:4200/api"
+PROMETHEUS = "http://127.0.0.1:9090/api/v1"
+FLOWS = {"prepare", "segment", "extract", "study"}
+ANSWERS = {("prepare", "computed"): 3, ("segment", "computed"): 3, ("extract", "computed"): 3, ("extract", "cached"): 3}
+
+
+def ask(url: str, body: object | None = None, *, password: str | None = None) -> object:
+    """Return the JSON that a server answers."""
+    headers = {"Content-Type": "application/json"}
+    if password is not None:
+        headers["Authorization"] = "Basic " + base64.b64encode(f"gliaflow:{password}".encode()).decode()
+    data = None if body is None else json.dumps(body).encode()
+    with urllib.request.urlopen(urllib.request.Request(url, data=data, headers=headers), timeout=20) as reply:  # noqa: S310
+        return json.load(reply)
+
+
+def flow_runs() -> dict[str, set[str]]:
+    """Return the states of the flow runs that Prefect's server knows, by flow."""
+    password = os.environ["PREFECT_PASSWORD"]
+    names = {flow["id"]: flow["name"] for flow in ask(f"{PREFECT}/flows/filter", {}, password=password)}
+    found: dict[str, set[str]] = {}
+    for run in ask(f"{PREFECT}/flow_runs/filter", {}, password=password):
+        found.setdefault(names[run["flow_id"]], set()).add(run["state_type"])
+    return found
+
+
+def samples(query: str) -> list[tuple[dict[str, str], float]]:
+    """Return the labels and values of a query to Prometheus."""
+    answer = ask(f"{PROMETHEUS}/query?query={urllib.parse.quote(query)}")
+    return [(entry["metric"], float(entry["value"][1])) for entry in answer["data"]["result"]]
+
+
+def main() -> None:
+    """Compare, and say what is missing."""
+    runs = flow_runs()
+    sys.stdout.write(f"Prefect: {runs}\n")
+    if not all("COMPLETED" in runs.get(name, ()) for name in FLOWS):
+        sys.exit(f"Prefect knows no completed run of each of {sorted(FLOWS)}")
+    deadline = time.monotonic() + 90
+    while True:  # a scrape comes every 15 s
+        answers = {
+            (labels["endpoint"], labels["outcome"]): value
+            for labels, value in samples("sum by (endpoint, outcome) (gliaflow_answers_total)")
+        }
+        if all(answers.get(key, 0) >= count for key, count in ANSWERS.items()):
+            break
+        if time.monotonic() > deadline:
+            sys.exit(f"Prometheus counts {answers}, expected at least {ANSWERS}")
+        time.sleep(5)
+    down = [labels["instance"] for labels, value in samples("up") if value == 0]
+    predictions = sum(value for _, value in samples("gliaflow_predictions_total"))
+    sys.stdout.write(f"Prometheus: {answers}, {predictions:g} predictions, targets down: {down or 'none'}\n")
+    if down or predictions < 40:
+        sys.exit("a target is down or predictions were not counted")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Builds and measures the images.
+#   bash infra/images.sh build [IMAGE…]     default: all
+#   bash infra/images.sh sizes              fails where an image is larger than it may be
+# TORCH=cuda builds the torch images for GPUs; TORCH_INDEX names an index that has torch for CPUs; BASE another base.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
+torch=${TORCH:-cpu}
+images=(preprocessing segmentation feature_store model_serving survival_analytics pipelines)
+
+torch_of() {
+    case $1 in segmentation | model_serving | pipelines) echo "$torch" ;; *) echo none ;; esac
+}
+
+megabytes_allowed() { # of images for CPUs; pipelines holds everything and has no bound
+    case $1 in segmentation | model_serving) echo 2000 ;; pipelines) echo - ;; *) echo 900 ;; esac
+}
+
+build() {
+    local image target arguments
+    for image in "$@"; do
+        target=service
+        [ "$image" != pipelines ] || target=pipelines
+        arguments=(--target "$target" --build-arg "SERVICE=$image" --build-arg "TORCH=$(torch_of "$image")")
+        arguments+=(--build-arg "VERSION=$version" --build-arg "REVISION=$(git rev-parse HEAD)")
+        [ -z "${TORCH_INDEX:-}" ] || arguments+=(--build-arg "TORCH_INDEX=$TORCH_INDEX")
+        [ -z "${BASE:-}" ] || arguments+=(--build-arg "BASE=$BASE")
+        echo "== gliaflow/$image:$version"
+        bash infra/engine.sh build -f infra/docker/Dockerfile "${arguments[@]}" -t "gliaflow/$image:$version" .
+        mkdir -p build/sbom
+        bash infra/engine.sh run --rm "gliaflow/$image:$version" cat /usr/share/gliaflow/sbom.cdx.json \
+            > "build/sbom/$image.cdx.json"
+    done
+}
+
+sizes() {
+    local image bytes mb allowed failed=0
+    printf '%-20s %8s %8s\n' image MB allowed
+    for image in "${images[@]}"; do
+        bytes=$(bash infra/engine.sh image inspect --format '{{.Size}}' "gliaflow/$image:$version")
+        mb=$((bytes / 1000000))
+        allowed=$(megabytes_allowed "$image")
+        printf '%-20s %8s %8s\n' "$image" "$mb" "$allowed"
+        [ "$allowed" = - ] || [ "$mb" -le "$allowed" ] || failed=1
+    done
+    [ "$failed" = 0 ] || { echo "an image is larger than it may be" >&2; exit 1; }
+}
+
+verb=${1:-help}
+shift || true
+case $verb in
+    build) if [ $# = 0 ]; then build "${images[@]}"; else build "$@"; fi ;;
+    sizes) sizes ;;
+    *) sed -n '2,6p' "$0"; exit 2 ;;
+esac
