@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from services.model_serving.networks.specification import Architecture
+from services.model_serving.networks.specification import PAPER_SPECS, Architecture, ImagingSpec, View
+from services.shared.cohort import Region, Sequence
 from services.shared.contracts import Contract, Key
 
 
@@ -40,3 +41,70 @@ PAPER_PARAMETERS: dict[Architecture, ImagingTrainParameters] = {
 }
 """Batch 8 and 70 or 200 epochs are the papers'; a learning rate other than the first is not stated by them, and
 nothing is of the diffusion network, whose batch is as large as a GPU takes."""
+
+
+class ImagingTraining(Contract):
+    """The section ``train_imaging``: what differs from the paper of the network that is trained; see its defaults.
+
+    Fields from ``region`` to ``absent`` say what the network sees (:class:`ImagingSpec`), those from ``epochs`` on how
+    it learns (:class:`ImagingTrainParameters`); one that is left out is the paper's.
+    """
+
+    folds: Annotated[int, Field(ge=0, le=20)] | None = Field(
+        None, description="Of the cross-validation by patient, those of the study; 0: none [default: 3 or 5, as papers]"
+    )
+    outcome: str | None = Field(None, description="What the slice classifier tells: atrx, idh, mgmt or lower_grade")
+    region: Region | None = None
+    view: View | None = None
+    size: tuple[int, ...] | None = Field(None, description="Voxels along x, y (and z)")
+    voxel_mm: float | None = Field(None, description="Edge of a voxel of the input")
+    width: int | None = Field(None, description="Feature maps of the first block; 64 in the papers")
+    excitation: bool | None = Field(None, description="Squeeze-and-excitation of the grade network")
+    sections: int | None = None
+    beyond: Literal["keep", "zero"] | None = None
+    source: Literal["prepared", "imported"] | None = None
+    sequences: tuple[Sequence, ...] | None = None
+    absent: Literal["refuse", "zero"] | None = None
+    epochs: int | None = None
+    batch: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    flips: bool | None = None
+    imbalance: Literal["none", "sampler", "logit_adjustment"] | None = None
+    survival_loss: Literal["cox", "mse"] | None = None
+    survival_weight: float | None = None
+    tuning_fraction: float | None = None
+    patience: int | None = None
+    recompute: bool | None = None
+    start: Key | None = None
+
+    def spec(self, architecture: Architecture, *, classes: tuple[str, str] | None = None) -> ImagingSpec:
+        """Return what a network of this architecture sees; ``classes`` names what it tells apart."""
+        named = {} if classes is None else {"classes": classes}
+        return ImagingSpec.model_validate(PAPER_SPECS[architecture].model_dump() | self._given(ImagingSpec) | named)
+
+    def parameters(self, architecture: Architecture) -> ImagingTrainParameters:
+        """Return how it is trained."""
+        paper = PAPER_PARAMETERS[architecture].model_dump()
+        return ImagingTrainParameters.model_validate(paper | self._given(ImagingTrainParameters))
+
+    def fold_count(self, architecture: Architecture) -> int:
+        """Return how many folds the cross-validation has."""
+        return PAPER_FOLDS[architecture] if self.folds is None else self.folds
+
+    def _given(self, kind: type[Contract]) -> dict[str, object]:
+        return {
+            name: value
+            for name, value in self.model_dump(exclude_unset=True).items()
+            if name in kind.model_fields and value is not None
+        }
+
+
+PAPER_FOLDS: dict[Architecture, int] = {
+    "risk_group": 3,
+    "grade": 5,
+    "grade_survival": 5,
+    "diffusion_survival": 5,
+    "slice_classifier": 5,
+}
+"""Three folds are the paper's; where a paper has one split, a cross-validation takes its place."""
