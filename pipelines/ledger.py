@@ -11,7 +11,7 @@ from services.shared.contracts import CaseRef
 from services.shared.errors import Problem
 from services.shared.storage import Storage
 
-Step = Literal["prepare", "diffusion", "segment", "extract", "deep"]
+Step = Literal["prepare", "diffusion", "segment", "extract", "deep", "explain"]
 STEPS: tuple[Step, ...] = ("prepare", "segment", "extract")
 """Steps that every case goes through; a case that one of them quarantines is in no study."""
 _FOLDERS: dict[Step, str] = {
@@ -20,6 +20,7 @@ _FOLDERS: dict[Step, str] = {
     "segment": "derivatives/segmentation",
     "extract": "features",
     "deep": "features",
+    "explain": "derivatives/explanations",
 }
 
 

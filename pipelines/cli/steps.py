@@ -200,14 +200,22 @@ def extract(
     cohort: CohortOption = None,
     params: ParamsOption = None,
     only: OnlyOption = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Deep features too: ResNet-34's and trained networks'")] = False,  # noqa: FBT002
     tolerate: TolerateOption = 0,
 ) -> None:
-    """**Extract** radiomic features and register them in the feature store."""
+    """**Extract** radiomic features, and deep ones with `--deep`, and register them in the feature store.
+
+    Deep features follow the section `extract_deep`: a thousand of ResNet-34 for each region on each sequence
+    (`weights`: ImageNet's, else random), and the pooled features of `networks` trained by `gliaflow train`, each
+    patient's from a fold that never saw him. `gliaflow study NAME --deep` learns from both kinds.
+    """
     from pipelines.flows.extract import extract_cohort
     from pipelines.parameters import read_section
     from services.feature_store.contracts import ExtractParameters
+    from services.model_serving.contracts import DeepParameters
 
     parameters = read_section(params, "extract", ExtractParameters)
+    chosen = read_section(params, "extract_deep", DeepParameters) if deep else None
     with progress_bar("Extracting") as progress:
-        outcomes = extract_cohort(cohort_name(cohort, params), parameters, only=only, progress=progress)
+        outcomes = extract_cohort(cohort_name(cohort, params), parameters, only=only, deep=chosen, progress=progress)
     conclude("extract", outcomes, tolerate)

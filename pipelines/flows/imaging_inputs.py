@@ -66,5 +66,5 @@ def imaging_patients(
             got=f"{len(left_out)} left out, first {': '.join(first)}",
             remedy="run 'gliaflow prepare' and 'gliaflow segment' first, and check the clinical table",
         )
-    rows = ids.get_indexer([case.id for case in chosen])
+    rows = ids.get_indexer(pd.Index([case.id for case in chosen]))
     return ImagingPatients(spec, tuple(chosen), outcome.take(rows), dict(sorted(left_out.items())))

@@ -127,9 +127,9 @@ def read_outcome(
         reasons |= dict.fromkeys(ids[unknown.to_numpy()].astype(str), "follow-up not known")
     return (
         ImagingOutcome(
-            None if classes is None else classes.to_numpy(dtype=np.int64),
-            None if months is None else months.to_numpy(dtype=np.float64),
-            None if event is None else event.fillna(0).to_numpy(dtype=np.int64),
+            None if classes is None else np.asarray(classes, dtype=np.int64),
+            None if months is None else np.asarray(months, dtype=np.float64),
+            None if event is None else np.asarray(event.fillna(0), dtype=np.int64),
         ),
         reasons,
     )
