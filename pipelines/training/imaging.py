@@ -289,7 +289,7 @@ def _train(
                 "best_epoch": fit.best_epoch,
                 "batch": fit.batch,
                 "seed": seed,
-                "start": job.parameters.start or f"random, seed {job.start_seed}",
+                "start": _start_of(job),
                 "imbalance": job.parameters.imbalance,
             }
             training |= {f"note_{number}": note for number, note in enumerate(fit.notes, start=1)}
@@ -337,6 +337,14 @@ def _train(
         compute=compute,
         device=str(choose_device()),
     )
+
+
+def _start_of(job: _Job) -> str:
+    """Return what a training starts from: ``random, seed <n>``, or ``imagenet <sha256>`` and the like."""
+    parameters = job.parameters
+    if parameters.start is None:
+        return f"random, seed {job.start_seed}"
+    return f"{parameters.start_kind} {job.storage.sha256(parameters.start)}"
 
 
 def _rows(

@@ -30,6 +30,7 @@ class ImagingTrainParameters(Contract):
     patience: Annotated[int, Field(ge=1)] = Field(20, description="Epochs without a better one before training ends")
     recompute: bool = Field(default=False, description="Compute blocks again for the gradient: less memory")
     start: Key | None = Field(None, description="ResNet weights with torchvision's names, .npz or .safetensors")
+    start_kind: Literal["imagenet", "self-supervised"] = Field("imagenet", description="What these weights learnt from")
 
 
 PAPER_PARAMETERS: dict[Architecture, ImagingTrainParameters] = {
@@ -77,6 +78,7 @@ class ImagingTraining(Contract):
     patience: int | None = None
     recompute: bool | None = None
     start: Key | None = None
+    start_kind: Literal["imagenet", "self-supervised"] | None = None
 
     def spec(self, architecture: Architecture, *, classes: tuple[str, str] | None = None) -> ImagingSpec:
         """Return what a network of this architecture sees; ``classes`` names what it tells apart."""

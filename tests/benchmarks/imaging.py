@@ -115,14 +115,14 @@ def run_trial(storage: Storage, cases: Sequence[CaseRef], trial: Trial, seed: in
         model=trial.model,
     )
     print(
-        f"{trial.title}{', null' if trial.null else ''}: {_figure(imaging_metrics(found))}, "
+        f"{trial.title}{', null' if trial.null else ''}: {figure(imaging_metrics(found))}, "
         f"{time.process_time() - started:.0f} s of CPU",
         flush=True,
     )
     return found
 
 
-def _figure(metrics: Mapping[str, float], name: str | None = None) -> str:
+def figure(metrics: Mapping[str, float], name: str | None = None) -> str:
     key = name or ("auc" if "auc" in metrics else "c_index")
     return f"{metrics[key]:.3f} ({metrics[f'{key}_low']:.3f}–{metrics[f'{key}_high']:.3f})"
 
@@ -135,8 +135,8 @@ def trial_lines(storage: Storage, cases: Sequence[CaseRef], seed: int) -> Iterat
     for trial in TRIALS:
         metrics = imaging_metrics(run_trial(storage, cases, trial, seed))
         kind = "AUC" if "auc" in metrics else "C-index"
-        free = _figure(null[trial.title]) if trial.title in null else "–"
-        yield f"| {trial.title} | {kind} | {metrics['patients']:.0f} | {_figure(metrics)} | {free} |"
+        free = figure(null[trial.title]) if trial.title in null else "–"
+        yield f"| {trial.title} | {kind} | {metrics['patients']:.0f} | {figure(metrics)} | {free} |"
 
 
 def risk_group_lines(storage: Storage, cases: Sequence[CaseRef], seed: int) -> Iterator[str]:
@@ -184,8 +184,8 @@ def grading_lines(storage: Storage, cases: Sequence[CaseRef], seed: int) -> Iter
     both = pd.concat([radiomics, deep], axis=1)
     for title, table in (("radiomics", radiomics), ("deep, out of fold", deep), ("both", both)):
         result = grading.run(table, labels, seed=seed, parameters=grading.Parameters(folds=3, permutations=1))
-        permuted = _figure(result.metrics, "permuted_auc")
-        yield f"| {title} | {table.shape[1]} | {_figure(result.metrics)} | {permuted} |"
+        permuted = figure(result.metrics, "permuted_auc")
+        yield f"| {title} | {table.shape[1]} | {figure(result.metrics)} | {permuted} |"
 
 
 def atrx_lines(storage: Storage, cases: Sequence[CaseRef], seed: int) -> Iterator[str]:
