@@ -34,12 +34,13 @@ def compare_highlighted(
     -------
     pandas.DataFrame
         One row a map and group: ``map``, ``group``, ``patients``, ``mean``, ``low_whisker``, ``q1``, ``median``,
-        ``q3``, ``high_whisker``, ``p`` (NaN where a group has nobody).
+        ``q3``, ``high_whisker``, ``p`` (NaN where a group has nobody, or all values are equal).
     """
     rows: list[dict[str, object]] = []
     for name in means.columns:
         parts = [_known(means.loc[group == each, name]) for each in groups]
-        p = mann_whitney(parts[1], parts[0]).p_value if min(map(len, parts)) > 0 else float("nan")
+        tested = min(map(len, parts)) > 0 and np.ptp(np.concatenate(parts)) > 0
+        p = mann_whitney(parts[1], parts[0]).p_value if tested else float("nan")
         rows += [{"map": name, "group": each, **_box(part), "p": p} for each, part in zip(groups, parts, strict=True)]
     return pd.DataFrame(rows)
 

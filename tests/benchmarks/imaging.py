@@ -1,20 +1,22 @@
 """What imaging networks find on a phantom, and that they find nothing where nothing is: writes docs/imaging.md.
 
 Small networks on a small cohort, on one core in minutes. Every figure is of patients whom the network had not seen.
-``--dry`` writes nothing.
+``--part NAME`` (several times if needed) measures some parts and takes the others as an earlier run left them.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
-import os
-import sys
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import SimpleITK as sitk
+import torch
 
 from pipelines.parameters import read_value
 from pipelines.phantom.effects import EFFECTS
@@ -28,16 +30,18 @@ from pipelines.training.imaging_figures import imaging_metrics
 from pipelines.training.imaging_parameters import ImagingTraining
 from services.feature_store.contracts import ExtractParameters
 from services.feature_store.radiomics import extract_case, read_row
+from services.model_serving.case_input import prepare_input, read_volumes
 from services.model_serving.contracts import DeepParameters, DeepRequest, ExplainRequest
 from services.model_serving.deep_features import extract_deep, unseen_network
-from services.model_serving.imaging import explain_case
-from services.model_serving.networks.specification import Architecture
-from services.shared.cohort import CaseKeys, Region
+from services.model_serving.imaging import explain_case, patient_activation
+from services.model_serving.inputs import lay_back
+from services.model_serving.networks.specification import Architecture, ImagingSpec, build_network
+from services.shared.cohort import CaseKeys, Region, region_mask
 from services.shared.cohort import Sequence as Mri
 from services.shared.contracts import CaseRef
-from services.shared.device import choose_device
 from services.shared.settings import quiet_libraries
 from services.shared.storage import Storage, open_storage
+from services.shared.trained_network import load_network
 from tests.benchmarks.imaging_phantom import lay_cohort
 from tests.benchmarks.page import ROOT, write_section
 
@@ -210,7 +214,7 @@ def atrx_lines(storage: Storage, cases: Sequence[CaseRef], seed: int) -> Iterato
         yield f"| {name} | {row['auc']:.3f} ({row['auc_low']:.3f}–{row['auc_high']:.3f}) | {free} |"
 
 
-def highlighted_lines(storage: Storage, cases: Sequence[CaseRef], seed: int, *, dry: bool) -> Iterator[str]:
+def highlighted_lines(storage: Storage, cases: Sequence[CaseRef], seed: int) -> Iterator[str]:
     """Means of each map where the survival network looked, by the risk that the unseen fold said; pictures beside."""
     trial = next(trial for trial in TRIALS if trial.architecture == "diffusion_survival")
     said = run_trial(storage, cases, trial, seed).set_index("case_id")
@@ -224,13 +228,12 @@ def highlighted_lines(storage: Storage, cases: Sequence[CaseRef], seed: int, *, 
     means = pd.DataFrame.from_dict(rows, orient="index", dtype=float)
     group = (said["risk_score"] >= 0).map({False: "low risk", True: "high risk"}).reindex(means.index)
     table = compare_highlighted(means, group, groups=("low risk", "high risk"))
-    picture = draw_highlighted(table, means, group, units=("", "µm²/ms", "µm²/ms", "µm²/ms"))
+    storage.write_bytes(
+        picture_key("highlighted"), draw_highlighted(table, means, group, units=("", "µm²/ms", "µm²/ms", "µm²/ms"))
+    )
     highest = pictures[said["risk_score"].idxmax()]
-    if not dry:
-        PICTURES.mkdir(exist_ok=True)
-        (PICTURES / "highlighted.png").write_bytes(picture)
-        if highest is not None:
-            (PICTURES / "overlay.png").write_bytes(storage.read_bytes(highest))
+    if highest is not None:
+        storage.write_bytes(picture_key("overlay"), storage.read_bytes(highest))
     yield "| map | group | patients | median (quartiles) | whiskers | P |"
     yield "| --- | --- | ---: | --- | --- | ---: |"
     for row in table.to_dict("records"):
@@ -241,38 +244,93 @@ def highlighted_lines(storage: Storage, cases: Sequence[CaseRef], seed: int, *, 
     yield f"Of the maps' sum, {np.nanmedian(shares):.0%} lies inside the tumour (median of {len(shares)} patients)."
 
 
+def sanity_lines(storage: Storage, cases: Sequence[CaseRef], seed: int) -> Iterator[str]:
+    """Where the grade network looks: trained, with random weights, and by chance; each patient by an unseen fold."""
+    trial = next(trial for trial in TRIALS if trial.title == GRADE["patch", True])
+    run_trial(storage, cases, trial, seed)
+    found: dict[str, list[float]] = {"trained": [], "random weights": [], "patch as a whole": []}
+    alike = []
+    for case in cases:
+        folder = unseen_network(storage, trial.model, case)
+        card, network = load_network(storage, folder, ImagingSpec, build_network)
+        torch.manual_seed(seed)
+        untrained = build_network(card.spec).eval().requires_grad_(requires_grad=False)
+        volumes = read_volumes(storage, case, card.spec)
+        made = prepare_input(card.spec, volumes.images, volumes.brain, volumes.labels)
+        tumour = region_mask(sitk.GetArrayViewFromImage(volumes.labels), Region.WT)
+        whole = np.ones(made.values.shape[1:], np.float32)
+        maps = {
+            "trained": patient_activation(network, card.spec, made, volumes.labels, target="class"),
+            "random weights": patient_activation(untrained, card.spec, made, volumes.labels, target="class"),
+            "patch as a whole": lay_back(whole, made.grids[0], volumes.labels),
+        }
+        arrays = {name: sitk.GetArrayFromImage(image) for name, image in maps.items()}
+        for name, values in arrays.items():
+            if values.any():
+                found[name].append(float(values[tumour].sum() / values.sum()))
+        if arrays["trained"].any() and arrays["random weights"].any():
+            seen = arrays["patch as a whole"] > 0
+            alike.append(float(np.corrcoef(arrays["trained"][seen], arrays["random weights"][seen])[0, 1]))
+    yield "| map of the grade network (patch, SE) | patients with a map | share of its sum inside the tumour, median |"
+    yield "| --- | ---: | ---: |"
+    for name, shares in found.items():
+        yield f"| {name} | {len(shares)} | {np.median(shares) if shares else float('nan'):.2f} |"
+    yield ""
+    yield f"Correlation of both maps, trained and random: {np.median(alike):.2f} (median of {len(alike)} patients)."
+
+
+def part_key(name: str) -> str:
+    """Key of what a part found."""
+    return f"experiments/imaging/{name}.json"
+
+
 def main() -> None:
     """Measure and write."""
+    parser = argparse.ArgumentParser(prog="imaging", description="What imaging networks find on a phantom")
+    parser.add_argument("--part", action="append", choices=list(PARTS), help="only this one; others as they were found")
+    parser.add_argument("--dry", action="store_true", help="write no page")
+    arguments = parser.parse_args()
     quiet_libraries()
-    dry = "--dry" in sys.argv
     storage, seed = open_storage(), read_value(None, "seed", default=0)
-    started = time.process_time()
     cases = lay_cohort(storage, COHORT, cases=CASES, voxel_mm=VOXEL_MM, seed=seed)
-    parts: tuple[tuple[str, Callable[[], Iterator[str]]], ...] = (
-        ("trials", lambda: trial_lines(storage, cases, seed)),
-        ("table 2", lambda: risk_group_lines(storage, cases, seed)),
-        ("grading", lambda: grading_lines(storage, cases, seed)),
-        ("atrx", lambda: atrx_lines(storage, cases, seed)),
-        ("highlighted", lambda: highlighted_lines(storage, cases, seed, dry=dry)),
-    )
+    for name in arguments.part or PARTS:
+        started = time.process_time()
+        lines = list(PARTS[name](storage, cases, seed))
+        spent = time.process_time() - started
+        storage.write_text(part_key(name), json.dumps({"seed": seed, "cpu_seconds": spent, "lines": lines}, indent=2))
+        print(f"-- {name}, {spent:.0f} s of CPU\n" + "\n".join(lines), flush=True)
+    if arguments.dry:
+        return
     conditions = (
-        f"{CASES} phantom patients at {VOXEL_MM:g} mm, seed {seed}, laid by their true poses, true masks; "
-        f"ResNets of width {VOLUME['width']} and {MAPS['width']} (the papers': 64) from random weights, "
-        f"{LEARNT['epochs']} and {MAPS['epochs']} epochs, 3 folds by patient, the last epoch counts; planted: FA of "
-        f"the core {EFFECTS.tumour_fa['low']} at low and {EFFECTS.tumour_fa['high']} at high risk."
+        f"{CASES} phantom patients at {VOXEL_MM:g} mm, seed {seed}, laid by their true poses, true masks; ResNets of "
+        f"width {VOLUME['width']} and {MAPS['width']} (the papers': 64) from random weights, {LEARNT['epochs']} and "
+        f"{MAPS['epochs']} epochs, {LEARNT['folds']} folds by patient, the last epoch counts. Planted: FA of the core "
+        f"{EFFECTS.tumour_fa['low']} at low and {EFFECTS.tumour_fa['high']} at high risk."
     )
-    lines = [conditions]
-    for name, part in parts:
-        print(f"-- {name}", flush=True)
-        found = list(part())
-        print("\n".join(found), flush=True)
-        lines += ["", *found]
-    spent = (
-        f"{(time.process_time() - started) / 60:.1f} minutes of CPU on {choose_device()}, {os.cpu_count()} processors"
-    )
-    lines += ["", f"In all {spent}; what an earlier run left in the storage was not made again."]
-    if not dry:
-        write_section(PAGE, "phantom", lines)
+    page = [conditions]
+    for name in PARTS:
+        known = json.loads(storage.read_text(part_key(name))) if storage.exists(part_key(name)) else None
+        page += ["", *(known["lines"] if known is not None and known["seed"] == seed else [f"{name}: not run."])]
+    PICTURES.mkdir(exist_ok=True)
+    for name in ("highlighted", "overlay"):
+        if storage.exists(picture_key(name)):
+            (PICTURES / f"{name}.png").write_bytes(storage.read_bytes(picture_key(name)))
+    write_section(PAGE, "phantom", page)
+
+
+def picture_key(name: str) -> str:
+    """Key of a picture for the page."""
+    return f"experiments/imaging/{name}.png"
+
+
+PARTS: Mapping[str, Callable[[Storage, Sequence[CaseRef], int], Iterator[str]]] = {
+    "networks": trial_lines,
+    "table-2": risk_group_lines,
+    "grading": grading_lines,
+    "atrx": atrx_lines,
+    "highlighted": highlighted_lines,
+    "sanity": sanity_lines,
+}
 
 
 if __name__ == "__main__":
