@@ -81,9 +81,18 @@ class ImagingTraining(Contract):
     start_kind: Literal["imagenet", "self-supervised"] | None = None
 
     def spec(self, architecture: Architecture, *, classes: tuple[str, str] | None = None) -> ImagingSpec:
-        """Return what a network of this architecture sees; ``classes`` names what it tells apart."""
+        """Return what a network of this architecture sees; ``classes`` names what it tells apart.
+
+        Another voxel size without another ``size`` keeps the paper's millimetres: the input has fewer voxels. It says
+        nothing to a network whose input is stretched to its size.
+        """
+        paper, given = PAPER_SPECS[architecture], self._given(ImagingSpec)
+        if paper.voxel_mm is None and "view" not in given:
+            given.pop("voxel_mm", None)
+        elif paper.voxel_mm is not None and self.voxel_mm is not None and self.size is None:
+            given["size"] = tuple(max(16, round(n * paper.voxel_mm / self.voxel_mm)) for n in paper.size)
         named = {} if classes is None else {"classes": classes}
-        return ImagingSpec.model_validate(PAPER_SPECS[architecture].model_dump() | self._given(ImagingSpec) | named)
+        return ImagingSpec.model_validate(paper.model_dump() | given | named)
 
     def parameters(self, architecture: Architecture) -> ImagingTrainParameters:
         """Return how it is trained."""
