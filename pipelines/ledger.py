@@ -11,18 +11,23 @@ from services.shared.contracts import CaseRef
 from services.shared.errors import Problem
 from services.shared.storage import Storage
 
-Step = Literal["prepare", "segment", "extract"]
+Step = Literal["prepare", "diffusion", "segment", "extract", "deep", "explain"]
 STEPS: tuple[Step, ...] = ("prepare", "segment", "extract")
+"""Steps that every case goes through; a case that one of them quarantines is in no study."""
 _FOLDERS: dict[Step, str] = {
     "prepare": "derivatives/preprocessed",
+    "diffusion": "derivatives/preprocessed",
     "segment": "derivatives/segmentation",
     "extract": "features",
+    "deep": "features",
+    "explain": "derivatives/explanations",
 }
 
 
 def quarantine_key(cohort: str, step: Step) -> str:
     """Key of a step's list of quarantined cases."""
-    return f"{_FOLDERS[step]}/{cohort}/quarantine.json"
+    name = "quarantine" if step in STEPS else f"quarantine_{step}"
+    return f"{_FOLDERS[step]}/{cohort}/{name}.json"
 
 
 def update_quarantine(storage: Storage, step: Step, outcomes: Mapping[CaseRef, Problem | None]) -> None:

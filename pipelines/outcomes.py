@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from array import array
 from collections.abc import Sequence
+from itertools import chain
 from typing import overload
 
 from pydantic import BaseModel, ConfigDict
@@ -68,6 +69,13 @@ class Outcomes(Sequence[CaseOutcome]):
 
     def __len__(self) -> int:
         return len(self._starts)
+
+    def __add__(self, other: Outcomes) -> Outcomes:
+        """Return these outcomes and then the other ones."""
+        both = Outcomes(len(self) + len(other))
+        for position, outcome in enumerate(chain(self, other)):
+            both.enter(position, outcome)
+        return both
 
     @overload
     def __getitem__(self, position: int) -> CaseOutcome: ...

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from pipelines.cli import cluster, data, export, operations, steps, studies, versions
+from pipelines.cli import cluster, data, export, imaging, operations, steps, studies, versions
 from pipelines.cli.app import app, print_problem
 from services.shared.errors import GliaflowError, InvalidValue
 from services.shared.settings import quiet_libraries
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": studies.report,
     "predict": studies.predict,
     "export": export.export,
+    "explain": imaging.explain,
     "serve": operations.serve,
     "submit": cluster.submit,
     "demo": operations.demo,

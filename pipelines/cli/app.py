@@ -131,9 +131,12 @@ def bytes_bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
 
 def conclude(step: str, outcomes: Sequence[CaseOutcome], tolerate: int) -> None:
     """Say what became of the cases; too many quarantined ones end the command."""
+    for name in dict.fromkeys([step, *(outcome.step for outcome in outcomes)]):
+        its = [outcome for outcome in outcomes if outcome.step == name]
+        cached = sum(outcome.cached for outcome in its)
+        dropped = sum(outcome.problem is not None for outcome in its)
+        console.print(f"{name}: {len(its) - dropped} done ({cached} of them unchanged), {dropped} quarantined")
     bad = [outcome for outcome in outcomes if outcome.problem is not None]
-    cached = sum(outcome.cached for outcome in outcomes)
-    console.print(f"{step}: {len(outcomes) - len(bad)} done ({cached} of them unchanged), {len(bad)} quarantined")
     for outcome in bad:
         if outcome.problem is not None:
             print_problem(GliaflowError.from_problem(outcome.problem))

@@ -19,6 +19,7 @@ from pipelines.cli.app import (
 )
 
 TASKS = ("tumour", "flair-abnormality")
+NETWORKS = ("risk-group", "grade", "grade-survival", "diffusion-survival", "slice-classifier")
 TaskOption = Annotated[str, typer.Option("--task", help="What to outline: " + " or ".join(TASKS))]
 
 
@@ -40,20 +41,35 @@ def prepare(
 
 
 def train(
-    what: Annotated[str, typer.Argument(help="What to train: segmentation")] = "segmentation",
+    what: Annotated[str, typer.Argument(help=f"segmentation, or a network: {', '.join(NETWORKS)}")] = "segmentation",
     task: TaskOption = "tumour",
     cohort: CohortOption = None,
     params: ParamsOption = None,
+    name: Annotated[str | None, typer.Option(help="Folder below models/imaging [default: the network's name]")] = None,
 ) -> None:
-    """**Train** a segmentation network; a training that was stopped goes on.
+    """**Train** a network; a training that was stopped goes on.
 
-    `tumour`: core, oedema and enhancing part, on the prepared cases of the subset 'segmentation'.
-    `flair-abnormality`: the outline on slices of T1, FLAIR and T1c as imported, cross-validated by patient.
+    **segmentation** `--task tumour`: core, oedema and enhancing part, on the prepared cases of the subset
+    'segmentation'. `--task flair-abnormality`: the outline on slices of T1, FLAIR and T1c as imported.
+
+    **risk-group**: ferroptosis risk group (3D ResNet-50, four sequences). **grade**: LGG or HGG (3D ResNet-18 with
+    squeeze-and-excitation). **grade-survival**: grade II or III and survival at once (2D ResNet-18).
+    **diffusion-survival**: survival from FA, MD, AD, RD (ResNet-34). **slice-classifier**: ATRX, IDH, MGMT or grade
+    from one slice as imported (`outcome` in the section). They learn from prepared and segmented patients, are
+    cross-validated in their study's folds and kept below models/imaging. The section `train_imaging` of the parameter
+    file overrides any number of the papers.
+
+    Examples: `gliaflow train grade --cohort phantom`; `dvc exp run -S train_imaging.epochs=20`
     """
     from services.shared.errors import NotFound
 
+    if what in NETWORKS:
+        _train_outcome(cohort_name(cohort, params), params, what, name or what)
+        return
     if what != "segmentation":
-        raise NotFound("there is nothing to train of this name", got=what, expected="segmentation")
+        raise NotFound(
+            "there is nothing to train of this name", got=what, expected=", ".join(("segmentation", *NETWORKS))
+        )
     if _task(task) == "tumour":
         _train_tumour(cohort_name(cohort, params), params)
     else:
@@ -109,6 +125,37 @@ def _train_abnormality(cohort: str, params: Path | None) -> None:
     console.print(f"train: {result.model}, {result.cases} patients. {judged} ({state})", highlight=False)
 
 
+def _train_outcome(cohort: str, params: Path | None, what: str, name: str) -> None:
+    from typing import cast
+
+    from pipelines.flows.train import train_outcome
+    from pipelines.parameters import read_section, read_value
+    from pipelines.training.imaging_parameters import ImagingTraining
+    from services.model_serving.networks.specification import Architecture
+
+    with progress_bar("Training") as progress:
+        result, left_out = train_outcome(
+            cohort,
+            cast(Architecture, what.replace("-", "_")),
+            read_section(params, "train_imaging", ImagingTraining),
+            seed=read_value(params, "seed", default=0),
+            model=f"models/imaging/{name}",
+            progress=progress,
+        )
+    for case, reason in left_out.items():
+        console.print(f"  left out: {case}: {reason}", highlight=False)
+    figures = ", ".join(
+        f"{title} {result.metrics[key]:.3f} ({result.metrics[f'{key}_low']:.3f}–{result.metrics[f'{key}_high']:.3f})"
+        for key, title in (("auc", "AUC"), ("c_index", "C-index"))
+        if key in result.metrics
+    )
+    state = "unchanged" if result.cached else f"{result.seconds:.0f} s for the last network on {result.device}"
+    judged = f"of unseen patients: {figures}" if figures else "not cross-validated"
+    console.print(f"train: {result.model}, {result.cases} patients, {judged} ({state})", highlight=False)
+    for note in result.notes:
+        console.print(f"  [yellow]{note}[/]", highlight=False)
+
+
 def segment(
     cohort: CohortOption = None,
     params: ParamsOption = None,
@@ -153,14 +200,22 @@ def extract(
     cohort: CohortOption = None,
     params: ParamsOption = None,
     only: OnlyOption = None,
+    deep: Annotated[bool, typer.Option("--deep", help="Deep features too: ResNet-34's and trained networks'")] = False,  # noqa: FBT002
     tolerate: TolerateOption = 0,
 ) -> None:
-    """**Extract** radiomic features and register them in the feature store."""
+    """**Extract** radiomic features, and deep ones with `--deep`, and register them in the feature store.
+
+    Deep features follow the section `extract_deep`: a thousand of ResNet-34 for each region on each sequence
+    (`weights`: ImageNet's, else random), and the pooled features of `networks` trained by `gliaflow train`, each
+    patient's from a fold that never saw him. `gliaflow study NAME --deep` learns from both kinds.
+    """
     from pipelines.flows.extract import extract_cohort
     from pipelines.parameters import read_section
     from services.feature_store.contracts import ExtractParameters
+    from services.model_serving.contracts import DeepParameters
 
     parameters = read_section(params, "extract", ExtractParameters)
+    chosen = read_section(params, "extract_deep", DeepParameters) if deep else None
     with progress_bar("Extracting") as progress:
-        outcomes = extract_cohort(cohort_name(cohort, params), parameters, only=only, progress=progress)
+        outcomes = extract_cohort(cohort_name(cohort, params), parameters, only=only, deep=chosen, progress=progress)
     conclude("extract", outcomes, tolerate)

@@ -36,6 +36,9 @@ def study(
     risk_groups_of: Annotated[
         str | None, typer.Option(help="Cohort whose ferroptosis study says who is at high risk (ferroptosis_imaging)")
     ] = None,
+    deep: Annotated[  # noqa: FBT002
+        bool, typer.Option("--deep", help="Learn from deep features too; 'gliaflow extract --deep' makes them")
+    ] = False,
 ) -> None:
     """Run a **study**: selection, model and cut-off in nested cross-validation, permuted outcomes, deployable model.
 
@@ -59,6 +62,7 @@ def study(
             participants=participants,
             validation=tuple(validation or ()),
             risk_groups_of=risk_groups_of,
+            deep=deep,
             progress=progress,
         )
     print_figures(cohort, [name])

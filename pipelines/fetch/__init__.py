@@ -7,5 +7,6 @@ DESCRIPTIONS: dict[str, str] = {
     "ucsf-pdgm": "Clinical and molecular table of 495 diffuse gliomas (CSV)",
     "tcga-glioma-expression": "RNA-seq of TCGA-GBM and TCGA-LGG: STAR gene counts, FPKM and TPM as genes x samples",
     "tcga-glioma-clinical": "Clinical table of TCGA-GBM and TCGA-LGG",
+    "imagenet-resnets": "ImageNet weights of ResNet-18, -34 and -50, to start or embed with (225 MB)",
 }
 """What each release is; where it comes from stands in :mod:`pipelines.fetch.releases`."""

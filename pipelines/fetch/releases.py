@@ -11,11 +11,12 @@ from pipelines.fetch.connection import Connection
 from pipelines.fetch.download import Remote
 from pipelines.fetch.gdc_clinical import plan_clinical
 from pipelines.fetch.gdc_expression import plan_expression
+from pipelines.fetch.imagenet import plan_weights
 from pipelines.fetch.plan import Plan, RemoteFile, Selection
 from pipelines.fetch.tcia import plan_collection
 from services.shared.errors import InvalidValue
 
-Publisher = Literal["TCIA", "GDC"]
+Publisher = Literal["TCIA", "GDC", "torchvision"]
 
 
 class Planner(Protocol):
@@ -131,6 +132,15 @@ RELEASES: dict[str, OpenRelease] = {
         _TCGA,
         _TCGA_CITATION,
         partial(plan_clinical, projects=_GLIOMA),
+    ),
+    "imagenet-resnets": OpenRelease(
+        DESCRIPTIONS["imagenet-resnets"],
+        "torchvision",
+        "BSD 3-Clause (torchvision); trained on ImageNet, whose images are for non-commercial research",
+        "He K et al., CVPR 2016, https://doi.org/10.1109/CVPR.2016.90; torchvision, https://github.com/pytorch/vision",
+        plan_weights,
+        by_hand="copy the .npz files below GLIAFLOW_STORAGE_ROOT and name them in the parameter file: "
+        "extract_deep: {weights: …/resnet34.npz}, train_imaging: {start: …/resnet18.npz}",
     ),
 }
 """Open releases by name."""

@@ -1,4 +1,4 @@
-"""Extract the radiomic features of every segmented case, then register the cohort's tables in the feature store."""
+"""Extract the features of every segmented case, then register the cohort's tables in the feature store."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pipelines.flows.fanout import Progress, case_runner, treat_cases
 from pipelines.ledger import STEPS, usable_cases
 from pipelines.outcomes import Outcomes
 from services.feature_store.contracts import ExtractParameters, ExtractRequest, RegisterRequest, RegisterResult
+from services.model_serving.contracts import DeepParameters, DeepRequest
 from services.shared.cohort import read_cohort
 from services.shared.storage import open_storage
 
@@ -22,6 +23,7 @@ def extract_cohort(
     parameters: ExtractParameters,
     only: Sequence[str] | None = None,
     progress: Progress | None = None,
+    deep: DeepParameters | None = None,
 ) -> Outcomes:
     """Extract the radiomic features of every segmented case, then register the cohort's tables in the feature store.
 
@@ -35,6 +37,8 @@ def extract_cohort(
         Labels of the cases to treat; None means all.
     progress
         Called with the number of finished cases, their total, and the label of the last one.
+    deep
+        Which deep features are made besides, after the radiomic ones; None makes none.
     """
     storage = open_storage()
     members = read_cohort(storage, cohort).subset("study")
@@ -47,6 +51,15 @@ def extract_cohort(
         progress=progress,
     )
     finished = usable_cases(storage, members, steps=STEPS)
+    if deep is not None:
+        outcomes += treat_cases(
+            storage,
+            usable_cases(storage, members, steps=STEPS, only=only),
+            step="deep",
+            call=("model_serving", "deep_features"),
+            request=lambda case: DeepRequest(case=case, parameters=deep),
+            progress=progress,
+        )
     _register(RegisterRequest(cohort=cohort, cases=tuple(finished)))
     return outcomes
 

@@ -35,6 +35,7 @@ def run_study(
     participants: Path | None = None,
     validation: Sequence[str] = (),
     risk_groups_of: str | None = None,
+    deep: bool = False,  # noqa: FBT001, FBT002 - the flow is called by name
     progress: Progress | None = None,
 ) -> RegisterResult:
     """Run a study and register the model that it fits.
@@ -58,6 +59,8 @@ def run_study(
         Cohorts that a survival study's signature is applied to, unchanged.
     risk_groups_of
         A cohort with a finished ferroptosis study, whose out-of-fold risk groups are these patients' outcome.
+    deep
+        Whether the study takes the feature store's deep features beside the radiomic ones.
     progress
         Called with folds done, folds in all, and what is being done.
 
@@ -103,7 +106,7 @@ def run_study(
                 risk_groups_of=risk_groups_of,
             )
             if released
-            else features_of_store(storage, cohort, name, module)
+            else features_of_store(storage, cohort, name, module, deep=deep)
         ).without_held_out(parameters.held_out_share)
         found = module.run(
             given.features,

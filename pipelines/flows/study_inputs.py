@@ -50,13 +50,20 @@ def is_released(storage: Storage, cohort: str) -> bool:
     return storage.exists(matrix_key(cohort, "features"))
 
 
-def features_of_store(storage: Storage, cohort: str, name: str, module: Study) -> StudyInput:
+def features_of_store(storage: Storage, cohort: str, name: str, module: Study, *, deep: bool = False) -> StudyInput:
     """Return a study's features as the feature store knew them at each patient's scan.
+
+    Parameters
+    ----------
+    deep
+        Whether deep features are taken beside the radiomic ones.
 
     Raises
     ------
     TooFewCases
         Where no case of the cohort has features.
+    NotFound
+        Where deep features are asked for and the cohort has none of this study.
     """
     members = read_cohort(storage, cohort).subset("study")
     excluded = {
@@ -69,8 +76,14 @@ def features_of_store(storage: Storage, cohort: str, name: str, module: Study) -
         raise TooFewCases("no case has features", case=cohort, step=name, remedy="run 'gliaflow extract' first")
     moments = scan_timestamps(members)
     rows = tuple(EntityRow(case_id=case, event_timestamp=moments[case].to_pydatetime()) for case in cases)
-    wanted = HistoricalRequest(cohort=cohort, rows=rows, names=(f"radiomics_{name}",))
-    answer = connect("feature_store").historical_features(wanted)
+    kinds = ("radiomics", "deep") if deep else ("radiomics",)
+    wanted = HistoricalRequest(cohort=cohort, rows=rows, names=tuple(f"{kind}_{name}" for kind in kinds))
+    try:
+        answer = connect("feature_store").historical_features(wanted)
+    except NotFound as error:
+        if deep and error.got == f"deep_{name}":
+            error.remedy = "run 'gliaflow extract --deep' with this study's networks or sequences first"
+        raise
     table = pd.DataFrame([row.features for row in answer.rows], index=pd.Index(cases, name="case_id"), dtype=float)
     return _with_outcome(table, members.participants, module, excluded)
 

@@ -1,15 +1,21 @@
-"""Train networks of segmentation: of the tumour's parts on prepared volumes, of the FLAIR abnormality on slices."""
+"""Train networks: of segmentation (the tumour's parts, the FLAIR abnormality), and those that tell outcomes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from prefect import flow
 
+from pipelines.flows.imaging_inputs import imaging_patients
 from pipelines.ledger import usable_cases
+from pipelines.studies.imaging_outcome import study_folds
+from pipelines.training.imaging import ImagingTrainResult, train_imaging
+from pipelines.training.imaging_parameters import ImagingTraining
 from pipelines.training.live import live_folder
 from pipelines.training.segmentation import EpochFigures, TrainParameters, TrainResult, train_segmentation
 from pipelines.training.slices import SliceTrainParameters, SliceTrainResult, train_slices
+from services.model_serving.networks.specification import Architecture
 from services.segmentation.contracts import DEFAULT_ABNORMALITY_MODEL, DEFAULT_MODEL
 from services.shared.cohort import read_cohort
 from services.shared.settings import settings
@@ -80,3 +86,53 @@ def train_abnormality(
         progress=progress,
         live=live_folder(storage, DEFAULT_ABNORMALITY_MODEL),
     )
+
+
+@flow(name="train-imaging", validate_parameters=False)
+def train_outcome(
+    cohort: str,
+    architecture: Architecture,
+    training: ImagingTraining,
+    seed: int,
+    model: str,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> tuple[ImagingTrainResult, dict[str, str]]:
+    """Train a network that tells an outcome from images: cross-validated in its study's folds, then on all patients.
+
+    Parameters
+    ----------
+    cohort
+        Name of the cohort; every patient of its ``study`` subset with images, tumour and outcome is learnt from.
+    architecture
+        The network.
+    training
+        What differs from the paper.
+    seed
+        Decides folds, tuning patients, first weights, order and mirroring.
+    model
+        Folder below which networks, figures and out-of-fold predictions are kept.
+    progress
+        Called after each epoch with trainings begun, trainings in all, and what is being done.
+
+    Returns
+    -------
+    tuple of ImagingTrainResult and dict
+        What came of it, and the reason by case of patients that were left out.
+    """
+    storage = open_storage()
+    patients = imaging_patients(storage, cohort, architecture, training)
+    folds = training.fold_count(architecture)
+    result = train_imaging(
+        storage,
+        patients.cases,
+        patients.outcome,
+        spec=patients.spec,
+        parameters=training.parameters(architecture),
+        seed=seed,
+        model=model,
+        folds=study_folds(patients.outcome, folds=folds, seed=seed) if folds else None,
+        threads=settings().workers,
+        progress=progress,
+        live=Path(storage.url(f"{model}/live")) if storage.is_local else None,
+    )
+    return result, patients.left_out

@@ -7,6 +7,7 @@ validation part decides anything in it: the tuning patients who choose the epoch
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from collections.abc import Sequence as ListOf
@@ -32,11 +33,13 @@ from pipelines.training.imaging_fit import (
     Report,
     fit_network,
     network_state,
+    pool_cases,
     predict_cases,
 )
 from pipelines.training.imaging_parameters import PAPER_PARAMETERS, ImagingTrainParameters
 from pipelines.training.live import live_figures
 from pipelines.training.processes import is_first_process, wait_for_all
+from services.model_serving.deep_features import statistics_key
 from services.model_serving.imaging import THRESHOLD
 from services.model_serving.networks.specification import ImagingSpec
 from services.shared.contracts import CaseRef, Contract, Key
@@ -46,7 +49,7 @@ from services.shared.manifest import Manifest, run_step
 from services.shared.storage import Storage
 from services.shared.trained_network import card_key, read_card, save_network, weights_key
 
-VERSION = "1"
+VERSION = "2"
 _PACKAGES = ("SimpleITK", "lightning", "monai", "numpy", "torch")
 
 Progress = Callable[[int, int, str], None]
@@ -137,7 +140,14 @@ def train_imaging(
             live=live,
         )
     job = _Job(
-        storage, spec, parameters, threads, _reporter(progress, trainings - 1, trainings, "final"), live, "final"
+        storage,
+        spec,
+        parameters,
+        threads,
+        _reporter(progress, trainings - 1, trainings, "final"),
+        live,
+        "final",
+        derive_seed(seed, 2),
     )
     everybody = np.arange(len(cases))
     manifest, cached = _train(
@@ -212,7 +222,7 @@ def cross_validate_imaging(
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         check_outcome(outcome.take(train), [cases[int(row)] for row in train], spec.task)
         report = _reporter(progress, place, len(numbers) + 1, f"fold {place + 1} of {len(numbers)}")
-        job = _Job(storage, spec, parameters, threads, report, live, f"fold_{fold}")
+        job = _Job(storage, spec, parameters, threads, report, live, f"fold_{fold}", derive_seed(seed, 2))
         folder = f"{model}/folds/{fold}"
         _train(job, folder, cases, outcome, train, test, derive_seed(seed, 1, fold))
         with storage.local(f"{folder}/predictions.csv") as path:
@@ -234,6 +244,8 @@ class _Job:
     report: Report
     live: Path | None
     name: str
+    start_seed: int
+    """Seed of the first weights, the same in all folds: networks that start alike keep their features alike."""
 
 
 def _train(
@@ -268,6 +280,7 @@ def _train(
                 seed=seed,
                 folder=folder,
                 tuning=tuning,
+                start_seed=job.start_seed,
                 report=report,
             )
             training: dict[str, float | int | str] = {
@@ -276,7 +289,7 @@ def _train(
                 "best_epoch": fit.best_epoch,
                 "batch": fit.batch,
                 "seed": seed,
-                "start": job.parameters.start or f"random, seed {seed}",
+                "start": _start_of(job),
                 "imbalance": job.parameters.imbalance,
             }
             training |= {f"note_{number}": note for number, note in enumerate(fit.notes, start=1)}
@@ -285,7 +298,8 @@ def _train(
                 training["threshold"] = THRESHOLD
             if risk is not None:
                 training["risk_mean"] = float(risk.mean())
-            outputs = [card_key(folder), weights_key(folder), f"{folder}/training.csv"]
+            pooled = pool_cases(fit.network, store, learnt, batch=fit.batch)
+            outputs = [card_key(folder), weights_key(folder), f"{folder}/training.csv", statistics_key(folder)]
             said = predict_cases(fit.network, store, held, batch=fit.batch) if held else (None, None)
             if held:
                 outputs.append(f"{folder}/predictions.csv")
@@ -293,6 +307,7 @@ def _train(
                 course = pd.DataFrame([row.model_dump() for row in fit.history])
                 save_network(storage, folder, job.spec, network_state(fit), training=training)
                 storage.write_text(f"{folder}/training.csv", _csv(course))
+                storage.write_bytes(statistics_key(folder), _statistics(pooled))
                 if held:
                     mean = float(training.get("risk_mean", 0.0))
                     storage.write_text(f"{folder}/predictions.csv", _csv(_rows(held, outcome.take(test), *said, mean)))
@@ -314,6 +329,7 @@ def _train(
             "held_out": [str(case) for case in held],
             "outcome": outcome.take(train).describe(),
             "outcome_held_out": outcome.take(test).describe(),
+            "start_seed": job.start_seed,
             "tuning": None if tuning is None else tuning.tolist(),
             "start_sha256": storage.sha256(job.parameters.start) if job.parameters.start else None,
         },
@@ -321,6 +337,14 @@ def _train(
         compute=compute,
         device=str(choose_device()),
     )
+
+
+def _start_of(job: _Job) -> str:
+    """Return what a training starts from: ``random, seed <n>``, or ``imagenet <sha256>`` and the like."""
+    parameters = job.parameters
+    if parameters.start is None:
+        return f"random, seed {job.start_seed}"
+    return f"{parameters.start_kind} {job.storage.sha256(parameters.start)}"
 
 
 def _rows(
@@ -336,6 +360,15 @@ def _rows(
     if risk is not None:
         columns |= {"months": outcome.months, "event": outcome.event, "risk_score": risk - mean}
     return pd.DataFrame(columns)
+
+
+def _statistics(pooled: npt.NDArray[np.float64]) -> bytes:
+    """Return mean and scale of each pooled feature as a file; a feature that is the same in all has scale 1."""
+    spread = pooled.std(axis=0)
+    scale = np.where(spread > np.abs(pooled).max(axis=0) * 1e-6, spread, 1.0)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, mean=pooled.mean(axis=0).astype(np.float32), scale=scale.astype(np.float32))
+    return content.getvalue()
 
 
 def _csv(table: pd.DataFrame) -> str:

@@ -34,6 +34,7 @@ from pipelines.training.imaging_parameters import ImagingTrainParameters
 from pipelines.training.objective import Objective
 from pipelines.training.processes import open_fabric
 from pipelines.training.quiet import deterministic_restored, quiet_lightning
+from services.model_serving.deep_features import pool
 from services.model_serving.embedding import load_trunk, read_weights
 from services.model_serving.imaging import read_output
 from services.model_serving.networks.grade import GradeAndRisk
@@ -92,6 +93,7 @@ def fit_network(
     seed: int,
     folder: str,
     tuning: Rows | None = None,
+    start_seed: int | None = None,
     report: Report = lambda _: None,
 ) -> ImagingFit:
     """Return a network trained on some patients.
@@ -103,6 +105,8 @@ def fit_network(
     tuning
         Rows of the patients who choose the epoch; by default a share of each stratum, see
         :class:`pipelines.training.imaging_parameters.ImagingTrainParameters`.
+    start_seed
+        Decides the first weights; by default ``seed`` does.
     report
         Called after each epoch, on the first process only.
 
@@ -117,7 +121,8 @@ def fit_network(
     else:
         learn, tune = np.setdiff1d(np.arange(len(cases)), tuning), np.unique(tuning)
     check_outcome(outcome.take(learn), [cases[int(row)] for row in learn], store.spec.task)
-    job = _Job(store, tuple(cases), outcome, learn, tune, parameters, seed, folder, report)
+    first = derive_seed(seed, 1) if start_seed is None else start_seed
+    job = _Job(store, tuple(cases), outcome, learn, tune, parameters, seed, first, folder, report)
     batch, notes = min(parameters.batch, max(len(cases), 2)), list[str]()
     while True:
         try:
@@ -148,6 +153,16 @@ def predict_cases(
     return read_output(_outputs(network.eval(), store, cases, batch))
 
 
+def pool_cases(network: nn.Module, store: InputStore, cases: ListOf[CaseRef], *, batch: int) -> Array:
+    """Return the features of a network's last average pool, (patients, features)."""
+    network.eval()
+    device = next(network.parameters()).device
+    parts = [cases[start : start + batch] for start in range(0, len(cases), batch)]
+    with torch.inference_mode():
+        found = [pool(network, store.read(part).to(device)).double().cpu().numpy() for part in parts]
+    return np.concatenate(found)
+
+
 @dataclass(frozen=True)
 class _Job:
     """One training: its patients, those who are learnt from and those who choose the epoch, and how."""
@@ -159,6 +174,7 @@ class _Job:
     tune: Rows
     parameters: ImagingTrainParameters
     seed: int
+    start_seed: int
     folder: str
     report: Report
 
@@ -172,6 +188,7 @@ class _Job:
             self.learn.tolist(),
             self.parameters.model_dump(mode="json"),
             self.seed,
+            self.start_seed,
             batch,
             package_versions("torch", "monai", "lightning"),
         )
@@ -184,7 +201,7 @@ def _fit(job: _Job, batch: int, notes: tuple[str, ...]) -> ImagingFit:
     with quiet_lightning(), deterministic_restored():
         fabric = open_fabric()
         torch.use_deterministic_algorithms(mode=True, warn_only=fabric.device.type == "cuda")
-        network = _start(store, parameters, job.seed)
+        network = _start(store, parameters, job.start_seed)
         optimiser = torch.optim.Adam(
             network.parameters(), lr=parameters.learning_rate, weight_decay=parameters.weight_decay
         )
@@ -230,7 +247,7 @@ def _fit(job: _Job, batch: int, notes: tuple[str, ...]) -> ImagingFit:
 def _start(store: InputStore, parameters: ImagingTrainParameters, seed: int) -> nn.Module:
     """Return the network at its start: random weights of this seed, its trunk's given ones where there are such."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(seed, 1))
+        torch.manual_seed(seed)
         network = build_network(store.spec)
     trunk = network.get_submodule("trunk")
     assert isinstance(trunk, ResidualTrunk)

@@ -96,6 +96,7 @@ class RegisterResult(Contract):
     cohort: CohortName
     cached: bool
     table: Key = Field(description="Radiomic features, one row a case")
+    deep: Key | None = Field(None, description="Deep features, one row a case; None where no case has such")
     clinical: Key = Field(description="Clinical data, one row a case")
     rows: int
     features: int

@@ -15,6 +15,7 @@ from services.shared.storage import Storage
 
 CLINICAL = "clinical"
 RADIOMICS = "radiomics"
+DEEP = "deep"
 
 # What each study reads: sequences and regions. Shape belongs to a region alone.
 STUDY_SOURCES: dict[str, tuple[tuple[Sequence, ...], tuple[Region, ...]]] = {
@@ -23,9 +24,13 @@ STUDY_SOURCES: dict[str, tuple[tuple[Sequence, ...], tuple[Region, ...]]] = {
 }
 
 
-def study_service(study: str) -> str:
+# Deep features: those that begin with the name of a trained network, or with a sequence of the study.
+STUDY_NETWORKS: dict[str, tuple[str, ...]] = {"grading": ("grade",), "atrx": (Sequence.T1C, Sequence.FLAIR)}
+
+
+def study_service(study: str, kind: str = RADIOMICS) -> str:
     """Return the name of a study's feature service; a study may share its name with a clinical column."""
-    return f"{RADIOMICS}_{study}"
+    return f"{kind}_{study}"
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,17 @@ def define_cohort(storage: Storage, tables: CohortTables) -> Definitions:
         )
         for table, source in zip(tables.views, sources, strict=True)
     ]
-    radiomics = [view for view in views if view.name != CLINICAL]
+    deep = [view for view in views if view.name.endswith(f"_{DEEP}")]
+    radiomics = [view for view in views if view.name != CLINICAL and view not in deep]
     services = [FeatureService(name=RADIOMICS, features=[*radiomics])]
     for study, (sequences, regions) in STUDY_SOURCES.items():
         wanted = {f"{start}_{region}" for start in ("mask", *sequences) for region in regions}
         chosen = [view for view in radiomics if view.name in wanted]
         if chosen:
             services.append(FeatureService(name=study_service(study), features=[*chosen]))
+        its = [view for view in deep if view.name.split("_", 1)[0] in STUDY_NETWORKS[study]]
+        if its:
+            services.append(FeatureService(name=study_service(study, DEEP), features=[*its]))
     return Definitions(case, tuple(sources), tuple(views), tuple(services))
 
 

@@ -136,6 +136,7 @@ def register_cohort(storage: Storage, request: RegisterRequest) -> RegisterResul
         cohort=request.cohort,
         cached=cached,
         table=tables.radiomics,
+        deep=tables.deep,
         clinical=clinical_key(request.cohort),
         rows=tables.rows,
         features=tables.features,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from services.feature_store.radiomics import STEP, read_row
 from services.shared.cohort import CaseKeys, Cohort, participants_key, read_cohort
 from services.shared.contracts import CaseRef
 from services.shared.errors import InvalidTable, NotFound
+from services.shared.manifest import read_manifest
 from services.shared.storage import Storage
 
 CASE_ID = "case_id"
 EVENT_TIMESTAMP = "event_timestamp"
 HAS_RADIOMICS = "has_radiomics"
+DEEP = "deep"
 UNDATED = pd.Timestamp("2000-01-01", tz="UTC")
 """Stamp of a case whose scan has no date."""
 
@@ -39,9 +42,13 @@ class ViewTable:
 
 @dataclass(frozen=True)
 class CohortTables:
-    """A cohort's tables: all radiomic features, and what each view reads; the clinical view is the last."""
+    """A cohort's tables: all radiomic features, and what each view reads; the clinical view is the last.
+
+    ``deep`` is the table of deep features, None where no case has such; ``features`` counts both.
+    """
 
     radiomics: str
+    deep: str | None
     features: int
     rows: int
     views: tuple[ViewTable, ...]
@@ -53,18 +60,24 @@ def radiomics_key(cohort: str) -> str:
     return f"features/{cohort}/radiomics.parquet"
 
 
+def deep_key(cohort: str) -> str:
+    """Key of a cohort's table of deep features."""
+    return f"features/{cohort}/deep.parquet"
+
+
 def view_key(cohort: str, view: str) -> str:
-    """Key of the part of the radiomic table that one view reads; the whole is too wide to read once a view."""
+    """Key of the part of a table that one view reads; the whole is too wide to read once a view."""
     return f"features/{cohort}/views/{view}.parquet"
 
 
 def view_of(feature: str) -> str:
-    """Return the view that a radiomic feature belongs to, ``<Sequence>_<Region>`` or ``mask_<Region>``.
+    """Return the view that a feature belongs to: ``<Sequence>_<Region>``, ``mask_<Region>``, or that with ``_deep``.
 
-    >>> view_of("T1c_TC_original_glcm_Contrast")
-    'T1c_TC'
+    >>> view_of("T1c_TC_original_glcm_Contrast"), view_of("T1c_ET_deep_7")
+    ('T1c_TC', 'T1c_ET_deep')
     """
-    return "_".join(feature.split("_", 2)[:2])
+    parts = feature.split("_", 3)
+    return "_".join(parts[: 3 if parts[2] == DEEP else 2])
 
 
 def clinical_key(cohort: str) -> str:
@@ -73,7 +86,7 @@ def clinical_key(cohort: str) -> str:
 
 
 def write_tables(storage: Storage, name: str, cases: Sequence[CaseRef] | None) -> CohortTables:
-    """Gather the cases' rows and clinical data into the cohort's two tables.
+    """Gather the cases' rows and clinical data into the cohort's tables: radiomic, deep where there are such, clinical.
 
     Parameters
     ----------
@@ -101,8 +114,13 @@ def write_tables(storage: Storage, name: str, cases: Sequence[CaseRef] | None) -
     columns = _radiomic_columns(storage, name, found)
     ids = [case.id for case in found]
     _write(storage, radiomics_key(name), ids, stamps, columns)
+    deep = _deep_columns(storage, name, found)
+    if deep:
+        _write(storage, deep_key(name), ids, stamps, deep)
+    else:
+        storage.remove(deep_key(name))
     groups: dict[str, dict[str, pa.Array]] = {}
-    for feature, values in columns.items():
+    for feature, values in {**columns, **deep}.items():
         groups.setdefault(view_of(feature), {})[feature] = values
     for key in storage.files(f"features/{name}/views"):
         if key not in {view_key(name, view) for view in groups}:
@@ -111,7 +129,14 @@ def write_tables(storage: Storage, name: str, cases: Sequence[CaseRef] | None) -
     everybody = [case.id for case in cohort.cases]
     views.append(_write(storage, clinical_key(name), everybody, stamps, _clinical_columns(cohort, set(ids))))
     missing = tuple(i for i in everybody if i not in set(ids))
-    return CohortTables(radiomics_key(name), len(columns), len(found), tuple(views), missing)
+    return CohortTables(
+        radiomics_key(name),
+        deep_key(name) if deep else None,
+        len(columns) + len(deep),
+        len(found),
+        tuple(views),
+        missing,
+    )
 
 
 def _is_extracted(storage: Storage, keys: CaseKeys) -> bool:
@@ -167,6 +192,38 @@ def _radiomic_columns(storage: Storage, name: str, cases: Sequence[CaseRef]) -> 
         )
     names = sorted(next(iter(rows.values())).values)
     return {feature: pa.array([row.values[feature] for row in rows.values()], pa.float64()) for feature in names}
+
+
+def _deep_columns(storage: Storage, name: str, cases: Sequence[CaseRef]) -> dict[str, pa.Array]:
+    """Return the columns of the cases' deep features; a case without such has none of them."""
+    rows: list[dict[str, float | None]] = []
+    used: dict[str, str] = {}
+    for case in cases:
+        keys = CaseKeys(case)
+        manifest = read_manifest(storage, keys.manifest(DEEP)) if storage.exists(keys.deep_features) else None
+        if manifest is None:
+            rows.append({})
+            continue
+        networks = manifest.parameters.get("networks")
+        # Which fold a patient's features come from differs between patients, and is meant to.
+        said = manifest.parameters | {"networks": sorted(networks) if isinstance(networks, dict) else None}
+        used.setdefault(json.dumps(said, sort_keys=True), keys.deep_features)
+        with storage.local(keys.deep_features) as path:
+            rows.append(pq.read_table(path).to_pandas().iloc[0].to_dict())
+    if len(used) > 1:
+        first, second = list(used.values())[:2]
+        raise InvalidTable(
+            "cases have deep features of different networks, so that they cannot be compared",
+            field=f"features/{name}/cases",
+            expected="one set of networks, sequences and regions",
+            got=f"{len(used)} sets, see {first} and {second}",
+            remedy="run 'gliaflow extract --deep' on all cases again",
+        )
+    names = sorted({str(feature) for row in rows for feature in row})
+    return {
+        feature: pa.array([present(row.get(feature)) for row in rows], pa.float64())  # type: ignore[arg-type]
+        for feature in names
+    }
 
 
 def _clinical_columns(cohort: Cohort, with_features: set[str]) -> dict[str, pa.Array]:

@@ -33,11 +33,6 @@ class CaseVolumes:
     maps: Mapping[str, sitk.Image]
 
 
-def diffusion_map_key(keys: CaseKeys, name: str) -> str:
-    """Key of a prepared diffusion map (FA, MD, AD, RD) on the atlas grid."""
-    return f"{keys.preprocessed}/dwi/{keys.subject}_space-{keys.space}_desc-preproc_{name}.nii.gz"
-
-
 def input_keys(storage: Storage, case: CaseRef, spec: ImagingSpec) -> dict[str, str]:
     """Return the storage keys that a network's input is made of, by what they are.
 
@@ -52,7 +47,7 @@ def input_keys(storage: Storage, case: CaseRef, spec: ImagingSpec) -> dict[str, 
     prepared = spec.source == "prepared"
     image = keys.preprocessed_image if prepared else keys.raw_image
     found: dict[str, str] = {name: image(name) for name in spec.sequences if storage.exists(image(name))}
-    found |= {name: key for name in spec.maps if storage.exists(key := diffusion_map_key(keys, name))}
+    found |= {name: key for name in spec.maps if storage.exists(key := keys.diffusion_map(name))}
     missing = [str(name) for name in (*spec.sequences, *spec.maps) if name not in found]
     if missing and (spec.absent == "refuse" or not found):
         raise MissingSequence(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from services.model_serving.package import Estimate, Kind, ModelName, PackageDescription
+from services.shared.cohort import Region, Sequence
 from services.shared.contracts import CaseRef, Contract, Key
 
 ModelVersion = Annotated[str, StringConstraints(pattern=r"^v[0-9]{4,}-[0-9a-f]{12}$")]
@@ -164,6 +165,41 @@ class Explanation(Contract):
     means: dict[str, float | None] = Field(
         default_factory=dict, description="Mean of each channel's volume where the map reaches half its peak"
     )
+
+
+class DeepParameters(Contract):
+    """Which deep features are made of a case.
+
+    ResNet-34 gives a thousand of each region on each sequence; each of ``networks`` gives those of its last average
+    pool, 512 where it is the paper's.
+    """
+
+    sequences: tuple[Sequence, ...] = Field((Sequence.T1C, Sequence.FLAIR), description="Of ResNet-34; none: without")
+    regions: tuple[Region, ...] = (Region.ED, Region.ET, Region.WT)
+    weights: Key | None = Field(
+        None, description="ResNet-34's ImageNet weights, .npz or .safetensors; without them it is random, and says so"
+    )
+    networks: tuple[Key, ...] = Field((), description="Folders of trained imaging networks, as models/imaging/grade")
+    source: Literal["prepared", "imported"] = "prepared"
+
+
+class DeepRequest(Contract):
+    """Asks for the deep features of a prepared and segmented case."""
+
+    case: CaseRef
+    parameters: DeepParameters = DeepParameters()
+
+
+class DeepResult(Contract):
+    """What stands in the case's row of deep features. Features of an absent region are missing, never zero."""
+
+    case: CaseRef
+    cached: bool
+    features: int
+    start: str = Field(description="ResNet-34's weights: 'imagenet <sha256>' or 'random, seed <n>'")
+    networks: dict[Key, Key] = Field(description="Each network's folder, and the one of it that never saw the case")
+    key: Key
+    seconds: float
 
 
 class RegisterRequest(Contract):

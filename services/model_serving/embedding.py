@@ -22,22 +22,19 @@ import SimpleITK as sitk
 import torch
 from torch import nn
 
-from services.model_serving.case_input import input_keys, read_volumes
+from services.model_serving.case_input import read_volumes
 from services.model_serving.inputs import slice_region, standardise
 from services.model_serving.networks.embedding import FEATURES, INPUT_SHAPE, EmbeddingNetwork
 from services.model_serving.networks.residual import ResidualTrunk
 from services.model_serving.networks.specification import ImagingSpec
-from services.shared.cohort import CaseKeys, Region, Sequence, region_mask
+from services.shared.cohort import Region, Sequence, region_mask
 from services.shared.contracts import CaseRef
 from services.shared.device import choose_device
-from services.shared.errors import GliaflowError, InvalidValue, UnreadableFile
-from services.shared.manifest import run_step
+from services.shared.errors import InvalidValue, UnreadableFile
 from services.shared.storage import Storage
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
-STEP = "deep features"
-VERSION = "1"
 RANDOM_SEED = 0
 _SAFETENSOR_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4"}
 _MEAN, _SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -144,6 +141,11 @@ def _load(module: nn.Module, arrays: Mapping[str, npt.NDArray[np.float32]], *, n
     module.load_state_dict({key: torch.from_numpy(value.copy()) for key, value in given.items()}, strict=False)
 
 
+def name_start(storage: Storage, weights: str | None, *, seed: int = RANDOM_SEED) -> str:
+    """Return what the embedding network's weights are called wherever they were used."""
+    return f"random, seed {seed}" if weights is None else f"imagenet {storage.sha256(weights)}"
+
+
 def make_embedder(storage: Storage, weights: str | None = None, *, seed: int = RANDOM_SEED) -> Embedder:
     """Return the embedding network with the weights of a file, or random ones that are named as such.
 
@@ -155,7 +157,6 @@ def make_embedder(storage: Storage, weights: str | None = None, *, seed: int = R
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = EmbeddingNetwork()
-    start = f"random, seed {seed}"
     if weights is not None:
         arrays = read_weights(storage, weights)
         named = {
@@ -163,7 +164,7 @@ def make_embedder(storage: Storage, weights: str | None = None, *, seed: int = R
             for key, value in arrays.items()
         }
         _load(network, named, name=weights)
-        start = f"imagenet {storage.sha256(weights)}"
+    start = name_start(storage, weights, seed=seed)
     return Embedder(network.eval().requires_grad_(requires_grad=False).to(choose_device()), start)
 
 
@@ -188,7 +189,7 @@ def embed_case(
     MissingSequence, NotFound, InvalidVolume, SpaceMismatch
         Where the case cannot be used.
     """
-    volumes = read_volumes(storage, case, _view(sequences, source))
+    volumes = read_volumes(storage, case, embedding_view(sequences, source))
     images = standardise(volumes.images, volumes.brain, sequences)
     labels = sitk.GetArrayViewFromImage(volumes.labels)
     values: dict[str, npt.NDArray[np.float32]] = {}
@@ -223,60 +224,8 @@ def embed_slices(embedder: Embedder, slices: npt.NDArray[np.float32]) -> npt.NDA
     return found
 
 
-def embed_cases(
-    storage: Storage,
-    cases: ListOf[CaseRef],
-    *,
-    weights: str | None = None,
-    sequences: ListOf[Sequence] = (Sequence.T1C, Sequence.FLAIR),
-    regions: ListOf[Region] = (Region.ED, Region.ET, Region.WT),
-    source: str = "prepared",
-) -> pd.DataFrame:
-    """Return deep features of cases, one row each by ``case_id``; a case that is up to date is read.
-
-    Each case's row lies at :func:`deep_features_key` with a manifest that names the network's start.
-    """
-    embedder: Embedder | None = None
-    start = f"imagenet {storage.sha256(weights)}" if weights else f"random, seed {RANDOM_SEED}"
-    rows = []
-    for case in cases:
-        key = deep_features_key(CaseKeys(case))
-
-        def compute(case: CaseRef = case, key: str = key) -> list[str]:
-            nonlocal embedder
-            embedder = embedder or make_embedder(storage, weights)
-            frame = embed_case(storage, case, embedder, sequences=sequences, regions=regions, source=source)
-            with storage.publish(key) as path:
-                frame.to_parquet(path)
-            return [key]
-
-        try:
-            inputs = sorted(input_keys(storage, case, _view(sequences, source)).values())
-        except GliaflowError as error:
-            raise error.with_context(case=str(case), step=STEP) from None
-        run_step(
-            storage,
-            CaseKeys(case).manifest("deep"),
-            step=STEP,
-            step_version=VERSION,
-            case=str(case),
-            inputs=inputs,
-            parameters={"start": start, "sequences": list(sequences), "regions": list(regions), "source": source},
-            packages=["SimpleITK", "monai", "numpy", "torch"],
-            compute=compute,
-            device=str(choose_device()),
-        )
-        with storage.local(key) as path:
-            rows.append(pd.read_parquet(path))
-    return pd.concat(rows) if rows else pd.DataFrame(index=pd.Index([], name="case_id"))
-
-
-def deep_features_key(keys: CaseKeys) -> str:
-    """Key of a case's deep features, one row."""
-    return keys.features.replace("_radiomics.parquet", "_deep.parquet")
-
-
-def _view(sequences: ListOf[Sequence], source: str) -> ImagingSpec:
+def embedding_view(sequences: ListOf[Sequence], source: str) -> ImagingSpec:
+    """Return what the embedding network sees of a case, as a specification."""
     return ImagingSpec.model_validate(
         {
             "architecture": "slice_classifier",

@@ -91,24 +91,58 @@ def means_inside(region: npt.NDArray[np.bool_], maps: Mapping[str, Array]) -> di
     return {name: float(values[region].mean()) if region.any() else None for name, values in maps.items()}
 
 
-def draw_overlay(image: Array, activation: Array, *, strength: float = 0.6) -> bytes:
+def draw_overlay(
+    image: Array,
+    activation: Array,
+    *,
+    outline: npt.NDArray[np.bool_] | None = None,
+    strength: float = 0.6,
+    least_pixels: int = 480,
+) -> bytes:
     """Return a PNG of a slice in grey with the activation over it, from dark red to yellow.
 
     Parameters
     ----------
     image, activation
         Shape (rows, columns), row 0 on top; the activation between 0 and 1.
+    outline
+        What is outlined in light blue, same shape; nothing where it is None.
     strength
         How much the colour covers at an activation of 1.
+    least_pixels
+        The picture is enlarged by a whole factor until its longer side has as many.
     """
     from PIL import Image
 
+    factor = max(1, -(-least_pixels // max(image.shape)))
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+
+    def enlarged(values: Array) -> Array:
+        found: Array = np.asarray(Image.fromarray(values.astype(np.float32)).resize(size, Image.Resampling.BILINEAR))
+        return found
+
     low, high = (float(q) for q in np.percentile(image, (1, 99)))
-    grey = np.clip((image - low) / max(high - low, 1e-6), 0, 1)[..., None]
-    heat = np.clip(activation, 0, 1)[..., None]
+    grey = np.clip((enlarged(image) - low) / max(high - low, 1e-6), 0, 1)[..., None]
+    heat = np.clip(enlarged(activation), 0, 1)[..., None]
     colour = np.concatenate([np.clip(2 * heat, 0, 1), np.clip(2 * heat - 1, 0, 1), np.zeros_like(heat)], axis=2)
     cover = strength * heat
-    pixels = np.rint(255 * ((1 - cover) * grey + cover * colour)).astype(np.uint8)
+    shown = (1 - cover) * grey + cover * colour
+    if outline is not None:
+        inside = enlarged(outline.astype(np.float32)) >= 0.5
+        shown[inside & ~_shrunk(inside, max(1, factor // 4))] = _OUTLINE
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="PNG")
+    Image.fromarray(np.rint(255 * shown).astype(np.uint8)).save(content, format="PNG")
     return content.getvalue()
+
+
+_OUTLINE = (0.34, 0.71, 0.91)
+
+
+def _shrunk(mask: npt.NDArray[np.bool_], pixels: int) -> npt.NDArray[np.bool_]:
+    """Return a mask less its margin along both axes."""
+    found = mask.copy()
+    for axis in (0, 1):
+        for step in range(1, pixels + 1):
+            for shift in (-step, step):
+                found &= np.roll(mask, shift, axis=axis)
+    return found

@@ -38,7 +38,7 @@ Array = npt.NDArray[np.float32]
 THRESHOLD = 0.5
 STEP = "imaging model"
 EXPLAIN_STEP = "explain"
-VERSION = "1"
+VERSION = "2"
 OUTSIDE_WARNING = 0.05
 
 
@@ -177,8 +177,8 @@ def _explain(storage: Storage, request: ExplainRequest, target: Literal["class",
     values = sitk.GetArrayFromImage(activation)
     channels = {str(name): sitk.GetArrayFromImage(image) for name, image in volumes.images.items()}
     channels |= {name: sitk.GetArrayFromImage(image) for name, image in volumes.maps.items()}
-    storage.write_bytes(overlay, _picture(next(iter(channels.values())), values, activation))
     tumour = region_mask(sitk.GetArrayViewFromImage(volumes.labels), Region.WT)
+    storage.write_bytes(overlay, _picture(next(iter(channels.values())), values, tumour, activation))
     total = float(values.sum())
     return Explanation(
         case=request.case,
@@ -233,12 +233,16 @@ def _target(spec: ImagingSpec, target: Literal["class", "risk"]) -> Callable[[An
     return lambda output: output[:, 1] - output[:, 0]
 
 
-def _picture(volume: Array, activation: Array, grid: sitk.Image) -> bytes:
-    """Return the axial slice where the activation is strongest, right side of the patient on the left, front on top."""
-    z = int(activation.max(axis=(1, 2)).argmax())
+def _picture(volume: Array, activation: Array, tumour: npt.NDArray[np.bool_], grid: sitk.Image) -> bytes:
+    """Return the axial slice where the activation is strongest, right side of the patient on the left, front on top.
+
+    The tumour is outlined. Where the network saw nothing that speaks for its answer, its largest slice is shown.
+    """
+    heat = activation.max(axis=(1, 2))
+    z = int(heat.argmax() if heat.any() else tumour.sum(axis=(1, 2)).argmax())
     direction = np.array(grid.GetDirection()).reshape(3, 3)
     turn = (slice(None, None, 1 if direction[1, 1] >= 0 else -1), slice(None, None, 1 if direction[0, 0] >= 0 else -1))
-    return draw_overlay(volume[z][turn], activation[z][turn])
+    return draw_overlay(volume[z][turn], activation[z][turn], outline=tumour[z][turn])
 
 
 def _is_empty(volumes: CaseVolumes, spec: ImagingSpec) -> bool:

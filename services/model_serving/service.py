@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from services.model_serving import registry
 from services.model_serving.contracts import (
+    DeepRequest,
+    DeepResult,
     DescribeModelRequest,
     DescribeModelResult,
     ExplainRequest,
@@ -98,6 +100,13 @@ class ModelServing:
         from services.model_serving.imaging import explain_case
 
         return explain_case(open_storage(), request)
+
+    @endpoint
+    def deep_features(self, request: DeepRequest, /) -> DeepResult:
+        """Make a case's row of deep features, or find that it is made."""
+        from services.model_serving.deep_features import extract_deep
+
+        return extract_deep(open_storage(), request)
 
     @endpoint
     def register(self, request: RegisterRequest, /) -> RegisterResult:

@@ -23,6 +23,7 @@ class PrepareParameters(Contract):
     normalisation: Normalisation = Normalisation.Z_SCORE
     interpolation: Literal["linear", "bspline"] = "linear"
     bias_correction: bool = Field(default=True, description="Correct the bias field with N4")
+    diffusion: bool = Field(default=True, description="Make FA, MD, AD and RD of cases with a diffusion series")
     seed: int = Field(0, ge=0, description="Seed of the registration's samples")
 
 
@@ -66,6 +67,39 @@ class Quality(Contract):
     atlas_scale: float = Field(description="Cube root of the affine transform's volume change")
     sequences: dict[Sequence, SequenceQuality]
     flags: list[str]
+
+
+class DiffusionRequest(Contract):
+    """Asks for the diffusion maps of a prepared case."""
+
+    case: CaseRef
+    seed: int = Field(0, ge=0, description="Seed of the registration's samples")
+
+
+class DiffusionQuality(Contract):
+    """Quality numbers of a diffusion series."""
+
+    spacing_mm: tuple[float, float, float]
+    volumes: int
+    volumes_fitted: int = Field(description="Those that the tensor is fitted to: up to b = 1500 s/mm² where they do")
+    largest_b_s_mm2: float
+    shift_mm: float = Field(description="Mean distance by which registration moved the brain against T2")
+    fraction_seen: float = Field(description="Share of the brain that lies in the series' field of view")
+    median_md_um2_ms: float
+
+
+class DiffusionResult(Contract):
+    """Where the diffusion maps stand: FA without unit, MD, AD and RD in µm²/ms, 0 outside the brain.
+
+    ``transform`` takes points of the atlas to points of the series.
+    """
+
+    case: CaseRef
+    cached: bool
+    maps: dict[str, Key]
+    transform: Key
+    quality: DiffusionQuality
+    seconds: float
 
 
 class PrepareResult(Contract):

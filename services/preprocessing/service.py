@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from services.preprocessing.contracts import PrepareRequest, PrepareResult
+from services.preprocessing.contracts import DiffusionRequest, DiffusionResult, PrepareRequest, PrepareResult
+from services.preprocessing.diffusion import prepare_diffusion
 from services.preprocessing.steps import prepare_case
 from services.shared.serving import endpoint, service
 from services.shared.storage import open_storage
@@ -16,3 +17,8 @@ class Preprocessing:
     def prepare(self, request: PrepareRequest, /) -> PrepareResult:
         """Prepare one case, or find that it is prepared."""
         return prepare_case(open_storage(), request.case, request.parameters)
+
+    @endpoint
+    def prepare_diffusion(self, request: DiffusionRequest, /) -> DiffusionResult:
+        """Make the diffusion maps of a prepared case, or find that they are made."""
+        return prepare_diffusion(open_storage(), request.case, seed=request.seed)

@@ -170,7 +170,10 @@ def _run(storage: Storage, keys: CaseKeys, parameters: PrepareParameters) -> tup
         step_version=STEP_VERSION,
         case=str(keys.case),
         inputs=inputs,
-        parameters={**parameters.model_dump(mode="json"), "atlas": f"{atlas.name} {atlas.digest}"},
+        parameters={
+            **parameters.model_dump(mode="json", exclude={"diffusion"}),
+            "atlas": f"{atlas.name} {atlas.digest}",
+        },
         packages=["SimpleITK", "nilearn", "numpy", "scipy"],
         compute=lambda: _compute(storage, keys, parameters, atlas),
     )

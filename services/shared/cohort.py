@@ -148,6 +148,10 @@ class CaseKeys:
         """Expert segmentation carried to the atlas grid, where the case has one."""
         return f"{self.preprocessed}/anat/{self.subject}_space-{self.space}_desc-expert_dseg.nii.gz"
 
+    def diffusion_map(self, name: str) -> str:
+        """Diffusion map (FA, MD, AD, RD) on the atlas grid."""
+        return f"{self.preprocessed}/dwi/{self.subject}_space-{self.space}_desc-preproc_{name}.nii.gz"
+
     def transform(self, sequence: Sequence, target: str) -> str:
         """Rigid or affine transform (ITK format) that takes points of ``target`` to points of the sequence."""
         return f"{self.preprocessed}/anat/{self.subject}_from-{sequence}_to-{target}_xfm.tfm"
@@ -172,9 +176,18 @@ class CaseKeys:
         """This case's radiomic features, one row."""
         return f"features/{self.case.cohort}/cases/{self.subject}_radiomics.parquet"
 
+    @property
+    def deep_features(self) -> str:
+        """This case's deep features, one row."""
+        return f"features/{self.case.cohort}/cases/{self.subject}_deep.parquet"
+
     def manifest(self, step: str) -> str:
         """Manifest of one step of this case."""
-        folder = {"prepare": self.preprocessed, "segment": self.segmentation_folder}.get(step)
+        folder = {
+            "prepare": self.preprocessed,
+            "diffusion": f"{self.preprocessed}/dwi",
+            "segment": self.segmentation_folder,
+        }.get(step)
         if folder is None:
             return f"features/{self.case.cohort}/cases/{self.subject}_{step}.json"
         return f"{folder}/manifest.json"

@@ -73,6 +73,39 @@ def read_volume_file(path: Path, *, name: str | None = None, pixel_type: int = s
     return image
 
 
+def read_series(storage: Storage, key: str, *, pixel_type: int = sitk.sitkFloat32) -> list[sitk.Image]:
+    """Read a 4D NIfTI series as volumes on one grid, in their order.
+
+    Raises
+    ------
+    NotFound, UnreadableFile
+        Where there is no file, or it is truncated or not NIfTI.
+    InvalidVolume
+        Where it is not 4D, has fewer than two volumes or voxels along an axis, or holds NaN or Inf.
+    """
+    with storage.local(key) as path:
+        _check_nifti(path, key)
+        try:
+            image = sitk.ReadImage(str(path), pixel_type)
+        except RuntimeError as error:
+            raise UnreadableFile(
+                "the file cannot be read as a series",
+                field=key,
+                expected="NIfTI",
+                got=str(error).strip().splitlines()[-1].strip().replace(str(path), key)[:160],
+                remedy="export the series again",
+            ) from error
+    if image.GetDimension() != 4 or min(image.GetSize()) < 2:
+        raise InvalidVolume(
+            "the image is not a series of volumes",
+            field=key,
+            expected="4 dimensions, at least 2 volumes and 2 voxels along each axis",
+            got=image.GetSize(),
+            remedy="give the whole series in one file",
+        )
+    return [image[:, :, :, number] for number in range(image.GetSize()[3])]
+
+
 def _check_nifti(path: Path, name: str) -> None:
     """Check that a NIfTI file is whole and that its values are finite.
 

@@ -21,6 +21,8 @@ from services.feature_store.contracts import (
     RegisterRequest,
 )
 from services.model_serving.contracts import (
+    DeepParameters,
+    DeepRequest,
     DescribeModelRequest,
     ExplainRequest,
     ImagingRequest,
@@ -39,7 +41,7 @@ from services.model_serving.package import (
     pack,
     write_package,
 )
-from services.preprocessing.contracts import PrepareParameters, PrepareRequest
+from services.preprocessing.contracts import DiffusionRequest, PrepareParameters, PrepareRequest
 from services.segmentation.contracts import (
     DEFAULT_ABNORMALITY_MODEL,
     AbnormalityRequest,
@@ -47,9 +49,17 @@ from services.segmentation.contracts import (
     SegmentRequest,
 )
 from services.segmentation.slice_network import SliceNetworkSpec, build_slice_network
-from services.shared.cohort import CaseKeys, Sequence
+from services.shared.cohort import CaseKeys, Region, Sequence
 from services.shared.contracts import CaseRef
-from services.shared.errors import MissingSequence, NotFound, ServiceFault, TooLarge, Unauthorised, Unavailable
+from services.shared.errors import (
+    InvalidValue,
+    MissingSequence,
+    NotFound,
+    ServiceFault,
+    TooLarge,
+    Unauthorised,
+    Unavailable,
+)
 from services.shared.settings import SERVICE_NAMES, ServiceName
 from services.shared.storage import Storage
 from services.shared.trained_network import save_network
@@ -83,10 +93,18 @@ def extract(both) -> None:
 def test_preprocessing(both) -> None:
     prepare(both)
     volumes = both.same_files("derivatives/preprocessed", suffix=".nii.gz")
-    assert len(volumes) == 12
+    assert sum("/anat/" in key for key in volumes) == 12
     again = both.call("preprocessing", "prepare", PrepareRequest(case=CASES[0], parameters=PREPARE))
     assert again.cached
     assert isinstance(both.fail("preprocessing", "prepare", PrepareRequest(case=ABSENT)), MissingSequence)
+
+
+def test_diffusion_maps(both) -> None:
+    prepare(both)
+    result = both.call("preprocessing", "prepare_diffusion", DiffusionRequest(case=CASES[0]))
+    assert sorted(result.maps) == ["AD", "FA", "MD", "RD"]
+    assert len(both.same_files(f"derivatives/preprocessed/phantom/sub-{CASES[0].id}/dwi", suffix=".nii.gz")) == 4
+    assert isinstance(both.fail("preprocessing", "prepare_diffusion", DiffusionRequest(case=ABSENT)), NotFound)
 
 
 def test_segmentation(both) -> None:
@@ -193,6 +211,13 @@ def test_imaging_networks(both) -> None:
     assert explained.overlay.endswith(".png")
     missing = ImagingRequest(case=CASES[0], model="models/imaging/none")
     assert isinstance(both.fail("model_serving", "predict_imaging", missing), NotFound)
+    deep = DeepParameters(sequences=(Sequence.T1C,), regions=(Region.WT,))
+    made = both.call("model_serving", "deep_features", DeepRequest(case=CASES[0], parameters=deep))
+    assert made.features == 1000
+    seen = deep.model_copy(update={"networks": ("models/imaging/toy",)})
+    assert isinstance(
+        both.fail("model_serving", "deep_features", DeepRequest(case=CASES[0], parameters=seen)), InvalidValue
+    )
 
 
 def test_model_serving_of_a_signature(both) -> None:

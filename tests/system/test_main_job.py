@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +26,7 @@ PARAMS = """
 cohort: phantom
 seed: 11
 simulate: {cases: 40, segmentation_cases: 0, voxel_mm: 5.0}
-prepare: {voxel_mm: 4.0}
+prepare: {voxel_mm: 4.0, diffusion: false}
 segment: {source: expert}
 grading: {permutations: 3}
 atrx: {permutations: 3}
@@ -124,7 +123,8 @@ def test_second_run_does_nothing_and_one_more_case_costs_one_case(root: Path) ->
 
 
 def test_bad_cases_are_quarantined_with_their_reasons_and_the_others_go_on(root: Path, tmp_path: Path) -> None:
-    shutil.copy(root / "params.yaml", tmp_path)
+    parameters = (root / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(parameters.replace("diffusion: false", "diffusion: true"))
     storage = Storage(root / "workspace")
     simulate_cohort(storage, "bad", parameters=SimulateParameters(cases=3, segmentation_cases=0, voxel_mm=6.0), seed=3)
     first, second = (CaseKeys(CaseRef(cohort="bad", id=f"phantom000{number}")) for number in (1, 2))
@@ -132,7 +132,8 @@ def test_bad_cases_are_quarantined_with_their_reasons_and_the_others_go_on(root:
     content = storage.read_bytes(second.raw_image(Sequence.FLAIR))
     storage.write_bytes(second.raw_image(Sequence.FLAIR), content[: len(content) // 2])
     answer = run(tmp_path, "prepare", "--cohort", "bad", exit_code=EXIT_QUARANTINED).stderr
-    assert "1 done (0 of them unchanged), 2 quarantined" in answer
+    assert "prepare: 1 done (0 of them unchanged), 2 quarantined" in answer
+    assert "diffusion: 1 done (0 of them unchanged), 0 quarantined" in answer
     assert "without T2w" in answer
     assert "damaged" in answer
     assert "2 quarantined" in run(tmp_path, "prepare", "--cohort", "bad", "--tolerate", "2").stderr

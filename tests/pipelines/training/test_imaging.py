@@ -249,7 +249,8 @@ def test_a_given_start_is_where_training_starts_from(storage, cases):
     assert found["trunk.body.layer1.0.conv1.weight"] == pytest.approx(
         trunk.body.layer1[0].conv1.weight.detach().numpy(), abs=1e-6
     )
-    assert read_card(storage, MODEL, ImagingSpec).training["start"] == "weights/start.npz"
+    stated = read_card(storage, MODEL, ImagingSpec).training["start"]
+    assert stated == f"imagenet {storage.sha256('weights/start.npz')}"
 
 
 def test_live_figures_are_written_while_it_runs(storage, cases, tmp_path: Path):

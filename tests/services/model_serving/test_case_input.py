@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from services.model_serving.case_input import check_input, diffusion_map_key, prepare_input, read_input, read_volumes
+from services.model_serving.case_input import check_input, prepare_input, read_input, read_volumes
 from services.model_serving.networks.specification import PAPER_SPECS
 from services.shared.cohort import CaseKeys, Region, Sequence
 from services.shared.errors import InvalidMask, InvalidVolume, MissingSequence, NotFound, SpaceMismatch
@@ -60,7 +60,7 @@ def test_sections_of_diffusion_maps(storage, write_imaging_case):
         read_input(storage, case, spec)
     image = read_volume(storage, keys.preprocessed_image(Sequence.T2))
     for name in spec.maps:
-        write_volume(storage, diffusion_map_key(keys, name), image)
+        write_volume(storage, keys.diffusion_map(name), image)
     found = read_input(storage, case, spec).values
     assert found.shape == (16, 96, 96)
     assert np.array_equal(found[:4], found[12:])

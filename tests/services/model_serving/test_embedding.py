@@ -11,18 +11,13 @@ import pytest
 import torch
 
 from services.model_serving.embedding import (
-    deep_feature_names,
-    deep_features_key,
-    embed_cases,
     embed_slices,
     load_trunk,
     make_embedder,
     read_weights,
 )
 from services.model_serving.networks.residual import ResidualTrunk
-from services.shared.cohort import CaseKeys, Region, Sequence
 from services.shared.errors import InvalidValue, NotFound, UnreadableFile
-from services.shared.manifest import read_manifest
 
 KEY = "weights/resnet34.npz"
 
@@ -50,25 +45,6 @@ def safetensors(arrays: dict[str, np.ndarray]) -> bytes:
         body += values.tobytes()
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text)) + text + body
-
-
-def test_features_of_a_case_are_named_and_empty_where_a_region_is_not(storage, write_imaging_case):
-    cases = [write_imaging_case(1), write_imaging_case(2, bright=100)]
-    sequences, regions = (Sequence.T1C, Sequence.FLAIR), (Region.ET, Region.TC)
-    found = embed_cases(storage, cases, sequences=sequences, regions=regions)
-    assert found.shape == (2, 4000)
-    assert list(found.columns) == deep_feature_names(sequences, regions)
-    assert found.columns[0] == "T1c_ET_deep_1"
-    assert found.index.tolist() == ["p001", "p002"]
-    assert found.notna().all().all()
-    manifest = read_manifest(storage, CaseKeys(cases[0]).manifest("deep"))
-    assert manifest.parameters["start"] == "random, seed 0"
-    before = storage.sha256(deep_features_key(CaseKeys(cases[0])))
-    again = embed_cases(storage, cases, sequences=sequences, regions=regions)
-    assert again.equals(found)
-    assert storage.sha256(deep_features_key(CaseKeys(cases[0]))) == before
-    empty = write_imaging_case(3, tumour=False)
-    assert embed_cases(storage, [empty], sequences=sequences, regions=regions).isna().all().all()
 
 
 def test_features_do_not_depend_on_the_unit_and_slices_stand_alone(storage):

@@ -117,6 +117,18 @@ def test_overlay_is_grey_where_nothing_speaks_and_warm_where_something_does() ->
     activation = np.zeros_like(image)
     activation[:5] = 1
     pixels = np.asarray(Image.open(io.BytesIO(draw_overlay(image, activation))))
-    assert pixels.shape == (10, 20, 3)
-    assert (pixels[8, :, 0] == pixels[8, :, 2]).all()
-    assert (pixels[2, :, 0].astype(int) - pixels[2, :, 2] >= 150).all()
+    assert pixels.shape == (240, 480, 3)
+    assert (pixels[200, :, 0] == pixels[200, :, 2]).all()
+    assert (pixels[48, :, 0].astype(int) - pixels[48, :, 2] >= 150).all()
+
+
+def test_overlay_outlines_the_tumour() -> None:
+    image, mask = np.zeros((20, 20), np.float32), np.zeros((20, 20), bool)
+    mask[5:15, 5:15] = True
+    pixels = np.asarray(Image.open(io.BytesIO(draw_overlay(image, image, outline=mask)))).astype(int)
+    blue = (pixels[..., 2] - pixels[..., 0]) > 100
+    assert blue.any()
+    rows = np.flatnonzero(blue.any(axis=1)) / 24
+    assert (rows.min(), rows.max()) == pytest.approx((5, 15), abs=0.5)
+    assert not blue[240, 240]
+    assert 0.02 < blue.mean() < 0.2

@@ -112,7 +112,7 @@ def test_an_explanation_lies_in_the_patients_space(storage, write_imaging_case, 
     values = sitk.GetArrayFromImage(activation)
     assert 0 <= values.min() <= values.max() <= 1
     picture = Image.open(io.BytesIO(storage.read_bytes(found.overlay)))
-    assert picture.size == (22, 24)
+    assert picture.size == (22 * 20, 24 * 20)
     assert set(found.means) == {str(s) for s in spec.sequences}
     assert explain_case(storage, ExplainRequest(case=case, model=MODEL)).cached
     with pytest.raises(InvalidValue, match="explained"):

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 
 from services.shared.errors import InvalidVolume, SpaceMismatch, UnreadableFile
 from services.shared.storage import Storage
-from services.shared.volume import read_volume, require_same_grid, resample, same_grid, write_volume
+from services.shared.volume import read_series, read_volume, require_same_grid, resample, same_grid, write_volume
 
 
 def volume(values: np.ndarray, spacing: tuple[float, float, float] = (1.0, 2.0, 3.0)) -> sitk.Image:
@@ -105,3 +105,23 @@ def test_other_grid_is_named() -> None:
 def test_resampling_to_itself_is_exact() -> None:
     a = volume(np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32))
     np.testing.assert_allclose(sitk.GetArrayFromImage(resample(a, a)), sitk.GetArrayFromImage(a), atol=1e-6)
+
+
+def test_a_series_is_read_volume_by_volume(storage: Storage) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 4, 5, 6)).astype(np.float32)
+    write_volume(storage, "s.nii.gz", sitk.JoinSeries([volume(part) for part in values]))
+    found = read_series(storage, "s.nii.gz")
+    assert len(found) == 3
+    for image, part in zip(found, values, strict=True):
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(image), part)
+        assert same_grid(image, volume(part))
+    write_volume(storage, "v.nii.gz", volume(values[0]))
+    with pytest.raises(InvalidVolume, match="not a series"):
+        read_series(storage, "v.nii.gz")
+    storage.write_bytes("b.nii.gz", b"no image")
+    with pytest.raises(UnreadableFile):
+        read_series(storage, "b.nii.gz")
+    values[1, 2, 3, 4] = np.nan
+    write_volume(storage, "n.nii.gz", sitk.JoinSeries([volume(part) for part in values]))
+    with pytest.raises(InvalidVolume, match="NaN"):
+        read_series(storage, "n.nii.gz")
