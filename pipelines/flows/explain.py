@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 from prefect import flow
 
-from pipelines.flows.fanout import CaseOutcome, Progress, case_runner, treat_cases
+from pipelines.flows.fanout import Progress, case_runner, treat_cases
 from pipelines.ledger import usable_cases
+from pipelines.outcomes import Outcomes
 from pipelines.reporting.highlighted import compare_highlighted, draw_highlighted
 from services.model_serving.contracts import ExplainRequest, Explanation
 from services.model_serving.deep_features import unseen_network
@@ -26,7 +27,7 @@ UNITS = {"FA": "", "MD": "µm²/ms", "AD": "µm²/ms", "RD": "µm²/ms"}
 class HighlightedGroups:
     """What became of each case, and the comparison of both groups with where it stands."""
 
-    outcomes: list[CaseOutcome]
+    outcomes: Outcomes
     table: pd.DataFrame
     table_key: str
     figure_key: str
