@@ -3,9 +3,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +19,6 @@ from services.segmentation.inference import load_predictor, predict_probabilitie
 from services.segmentation.network import NetworkSpec, ResidualUNet
 from services.segmentation.regions import region_dice
 from services.segmentation.segment import segment_case
-from services.segmentation.weights import read_card
 from services.shared.cohort import SEQUENCES, CaseKeys, Region, Sequence
 from services.shared.contracts import CaseRef
 from services.shared.errors import (
@@ -419,41 +415,3 @@ def test_memory_that_runs_out_says_what_to_change(
     with pytest.raises(InvalidValue, match="recompute") as caught:
         train(storage, cases)
     assert caught.value.field == "batch_size"
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-
-import torch
-from pipelines.training.segmentation import TrainParameters, train_segmentation
-from services.shared.contracts import CaseRef
-from services.shared.storage import open_storage
-
-found = train_segmentation(
-    open_storage(), [CaseRef(cohort="demo", id=f"c{i}") for i in range(4)],
-    parameters=TrainParameters.model_validate_json(sys.argv[1]), seed=1, threads=1, model="models/ddp",
-)
-Path(f"sha-{torch.distributed.get_rank()}").write_text(found.weights_sha256)
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_train_one_network(storage: Storage, cases: list[CaseRef], tmp_path: Path) -> None:
-    write_case(storage, 3)
-    (tmp_path / "train.py").write_text(SCRIPT)
-    plan = SMALL.model_copy(update={"batch_size": 2, "normalisation": "instance"})
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, plan.model_dump_json()], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    shas = [(tmp_path / f"sha-{rank}").read_text() for rank in (0, 1)]
-    alone = train(storage, [CaseRef(cohort="demo", id=f"c{i}") for i in range(4)], plan)
-    assert shas[0] == shas[1] == read_card(storage, "models/ddp").weights_sha256
-    rows = [
-        list(csv.DictReader(io.StringIO(storage.read_text(f"{m}/training.csv")))) for m in ("models/ddp", alone.model)
-    ]
-    for name in ("training_loss", "tuning_loss"):
-        assert [float(r[name]) for r in rows[0]] == pytest.approx([float(r[name]) for r in rows[1]], rel=1e-3)

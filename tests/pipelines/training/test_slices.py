@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -233,38 +230,3 @@ def test_live_figures_are_written_for_each_network(storage: Storage, cases, tmp_
     for name in ("fold_1", "fold_2", "final"):
         rows = (tmp_path / "live" / name / "plots/metrics/training_loss.tsv").read_text().splitlines()
         assert len(rows) == 2
-
-
-SCRIPT = """
-import sys
-from pathlib import Path
-
-import torch
-from pipelines.training.slices import SliceTrainParameters, train_slices
-from services.shared.contracts import CaseRef
-from services.shared.storage import open_storage
-
-found = train_slices(
-    open_storage(), [CaseRef(cohort="lgg", id=f"P{i}") for i in range(4)],
-    parameters=SliceTrainParameters.model_validate_json(sys.argv[1]), seed=1, model="models/ddp",
-)
-Path(f"sha-{torch.distributed.get_rank()}").write_text(found.weights_sha256)
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_would(storage: Storage, cases, tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text(SCRIPT)
-    plan = SMALL.model_copy(update={"folds": 2, "epochs": 2})
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, plan.model_dump_json()], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / "sha-0").read_text() == (tmp_path / "sha-1").read_text()
-    train_slices(storage, cases[:4], parameters=plan, seed=1)
-    with np.load(storage.url("models/ddp/weights.npz")) as both, np.load(storage.url(f"{MODEL}/weights.npz")) as alone:
-        for name in alone.files:
-            np.testing.assert_allclose(both[name], alone[name], atol=2e-3)
-    assert [name for name in storage.files("models/ddp") if "checkpoint" in name] == []
