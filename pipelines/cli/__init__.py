@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from pipelines.cli import data, operations, steps, studies
+from pipelines.cli import data, models, operations, steps, studies
 from pipelines.cli.app import app, print_problem
 from services.shared.errors import GliaflowError, InvalidValue
 from services.shared.settings import quiet_libraries
@@ -24,6 +24,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "validate": studies.validate,
     "report": studies.report,
     "predict": studies.predict,
+    "retrain": models.retrain,
+    "promote": models.promote,
+    "rollback": models.rollback,
+    "models": models.models,
+    "schedule": models.schedule,
     "serve": operations.serve,
     "demo": operations.demo,
     "doctor": operations.doctor,
