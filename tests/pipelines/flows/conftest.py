@@ -1,128 +1,32 @@
-"""A hospital's repository with a small study on tables, and a Prefect server and worker of its own."""
+"""A hospital's repository after its first training, and a Prefect server and worker of its own."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import numpy as np
-import pandas as pd
 import pytest
 
+from pipelines.flows.retrain import retrain
 from pipelines.versioning.repository import Repository
 from services.shared.settings import settings
-from services.shared.storage import Storage
-
-MODEL = "grading-home"
-FEATURES = tuple(f"T1c_TC_original_glcm_F{i}" for i in range(6))
-PIPELINE = """\
-stages:
-  raw:
-    cmd: python make_raw.py
-    deps: [make_raw.py, source.csv]
-    outs: [workspace/raw/home]
-  grading:
-    cmd: gliaflow study grading --cohort home
-    deps: [workspace/raw/home]
-    params: [seed, grading]
-    outs:
-      - workspace/models/registry/grading-home: {persist: true}
-      - workspace/studies/home/grading
-"""
-PARAMETERS = """\
-cohort: home
-seed: 7
-grading: {folds: 3, inner_folds: 3, permutations: 1, bootstraps: 20, held_out_share: 0.35}
-retrain:
-  model: grading-home
-  min_new_cases: 10
-  serving: {watch_s: 0.3, ready_s: 5.0, min_requests: 1}
-"""
-MAKE_RAW = """\
-import pandas as pd
-
-from pipelines.datasets.release import Release, write_release
-from services.shared.storage import Storage
-
-table = pd.read_csv("source.csv", dtype={"case_id": str}).set_index("case_id")
-features = table[[name for name in table if name.startswith("T1c")]]
-clinic = table.drop(columns=features.columns).reset_index()
-clinic = clinic.assign(participant_id="sub-" + clinic.pop("case_id"))
-release = Release("made", clinic, matrices={"features": features}, scale={"features": "made"})
-write_release(Storage("workspace"), "home", release)
-"""
-
-
-def patients(count: int, *, seed: int = 1, shift: float = 0.0) -> pd.DataFrame:
-    """Patients whose grade shows in two features; the same seed gives the same first patients."""
-    rows = []
-    for number in range(count):
-        rng = np.random.default_rng((seed, number))
-        x = rng.normal(size=len(FEATURES))
-        grade = 4 if x[0] + x[1] + rng.normal(0, 0.4) > 0 else 2
-        rows.append(
-            {
-                "case_id": f"p{number:03d}",
-                "source_id": f"p{number:03d}",
-                "age_years": round(float(rng.uniform(25, 80)), 1),
-                "sex": "FM"[int(rng.integers(2))],
-                "grade": grade,
-                **dict(zip(FEATURES, np.round(x + shift, 6), strict=True)),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-@dataclass(frozen=True)
-class Hospital:
-    """A repository whose model was trained on the first patients."""
-
-    root: Path
-
-    @property
-    def storage(self) -> Storage:
-        return Storage(self.root / "workspace")
-
-    @property
-    def repository(self) -> Repository:
-        return Repository.open(self.root)
-
-    def write(self, name: str, text: str, *, commit: bool = True) -> None:
-        (self.root / name).write_text(text)
-        if commit:
-            git(self.root, "commit", "--quiet", "--all", "--message", f"changed {name}")
-
-    def admit(self, count: int, **options: float) -> None:
-        """Bring more patients, and commit the table of them."""
-        self.write("source.csv", patients(count, **options).to_csv(index=False))  # type: ignore[arg-type]
-
-    def change_parameters(self, before: str, after: str) -> None:
-        text = (self.root / "params.yaml").read_text()
-        assert before in text
-        self.write("params.yaml", text.replace(before, after))
-
-
-def git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def enter(hospital: Hospital, monkeypatch: pytest.MonkeyPatch) -> Hospital:
-    """Work in the hospital's repository."""
-    monkeypatch.chdir(hospital.root)
-    monkeypatch.setenv("GLIAFLOW_STORAGE_ROOT", str(hospital.root / "workspace"))
-    settings.cache_clear()
-    return hospital
+from tests.pipelines.flows.hospital import (
+    MAKE_RAW,
+    NOW,
+    PARAMETERS,
+    PIPELINE,
+    Hospital,
+    enter,
+    git,
+    patients,
+    start,
+    stop,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="session")
@@ -165,6 +69,30 @@ def hospital(trained_hospital: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture(scope="session")
+def promoted_hospital(trained_hospital: Path, tmp_path_factory: pytest.TempPathFactory) -> Hospital:
+    """The repository after more patients came and a retraining that nothing disturbed; to be copied."""
+    folder = tmp_path_factory.mktemp("promoted") / "copy"
+    shutil.copytree(trained_hospital, folder, symlinks=True)
+    found = Hospital(folder / "repository")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_SITE_CACHE_DIR", str(folder / "site"))
+        enter(found, patch)
+        found.admit(160)
+        retrain(trigger="test", now=NOW)
+    settings.cache_clear()
+    return found
+
+
+@pytest.fixture
+def promoted(promoted_hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hospital]:
+    """A copy of the repository after its first promotion, in which the test works."""
+    shutil.copytree(promoted_hospital.root.parent, tmp_path / "copy", symlinks=True)
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "copy" / "site"))
+    yield enter(Hospital(tmp_path / "copy" / "repository"), monkeypatch)
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real Prefect server on loopback, which this process and those that it starts use."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -186,40 +114,6 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     finally:
         stop(server)
         patch.undo()
-
-
-def start(command: list[str], **environment: str) -> subprocess.Popen[bytes]:
-    """Start a process with a group of its own."""
-    return subprocess.Popen(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a process and those that it started."""
-    os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(20)
-
-
-def wait_until(condition, *, seconds: float) -> None:  # type: ignore[no-untyped-def]
-    """Wait until a condition holds; what cannot be reached yet does not."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            if condition():
-                return
-        except (httpx.TransportError, OSError):
-            pass
-        assert time.monotonic() < deadline, "the condition did not come about"
-        time.sleep(0.2)
 
 
 @pytest.fixture

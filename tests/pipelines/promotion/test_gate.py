@@ -76,7 +76,7 @@ def test_a_challenger_that_is_no_worse_is_promoted() -> None:
         ("AUC not lower", comparison(overall=GOOD.model_copy(update={"lower_90": -0.051})), AFTER),
         ("AUC not lower", comparison(overall=GOOD.model_copy(update={"lower_90": np.nan})), AFTER),
         ("AUC not lower", comparison(overall=GOOD.model_copy(update={"challenger": np.nan})), AFTER),
-        ("Brier score", comparison(accuracy=Accuracy()), AFTER),
+        ("Brier score", comparison(accuracy=ACCURATE.model_copy(update={"brier_difference": None})), AFTER),
         ("Brier score", comparison(accuracy=ACCURATE.model_copy(update={"challenger_brier": np.nan})), AFTER),
         ("Brier score", comparison(accuracy=ACCURATE.model_copy(update={"brier_difference": Estimate(value=0.03)})),
          AFTER),
