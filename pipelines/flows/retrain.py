@@ -18,6 +18,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
+from pipelines.datasets.release import MATRICES, matrix_key
 from pipelines.flows.new_cases import import_new_cases
 from pipelines.flows.promote import bring_to_service, place_of, serves_badly, watch
 from pipelines.flows.version_inputs import cohort_of, drift_since, held_out_patients, labelled_cases, training_cases
@@ -37,12 +38,26 @@ from pipelines.promotion.findings import (
 from pipelines.promotion.gate import Check, Decision, judge_challenger
 from pipelines.promotion.lock import Lock, hold_lock, utc_now
 from pipelines.promotion.parameters import RetrainParameters
-from pipelines.promotion.record import STEPS, Outcome, Recorder, Result, Run, Step, list_runs, run_id, unfinished_run
+from pipelines.promotion.record import (
+    STEPS,
+    Outcome,
+    Recorder,
+    Result,
+    Run,
+    Step,
+    list_runs,
+    run_id,
+    unfinished_run,
+    write_run_manifest,
+)
 from pipelines.reporting.retraining import write_retraining_report
 from pipelines.rollout.contract import Rollout
 from pipelines.versioning.repository import Repository
+from services.feature_store.tables import radiomics_key
 from services.model_serving import registry
+from services.model_serving.package import DESCRIPTION
 from services.model_serving.registry import Registered
+from services.shared.cohort import participants_key
 from services.shared.errors import ChangedFile, GliaflowError, InvalidValue, NotFound, Unavailable
 from services.shared.storage import Storage, open_storage
 
@@ -162,13 +177,29 @@ def retrain(
         try:
             _retrain(work)
         finally:
-            write_retraining_report(storage, work.recorder.run)
+            page = write_retraining_report(storage, work.recorder.run)
+        write_run_manifest(
+            storage,
+            work.recorder.run,
+            parameters=parameters,
+            inputs=_read_by(work),
+            outputs=[page, f"{work.recorder.run.folder}/run.json"],
+        )
         return work.recorder.run
 
 
 def targets_of(storage: Storage, parameters: RetrainParameters, champion: Registered) -> tuple[str, ...]:
     """Return the DVC stages that make a model: those of the parameters, else the one that has its study's name."""
     return parameters.targets or (registry.load(storage, champion).description.study,)
+
+
+def _read_by(work: Retraining) -> list[str]:
+    """Return the keys of what a comparison rests on: both packages, the clinical table and the features."""
+    made = work.recorder.run.result("reproduce")
+    versions = [work.champion, *([Registered(work.champion.model, str(made["challenger"]))] if made else [])]
+    tables = [participants_key(work.cohort), radiomics_key(work.cohort)]
+    tables += [matrix_key(work.cohort, matrix) for matrix in MATRICES]
+    return [*(f"{entry.folder}/{DESCRIPTION}" for entry in versions), *tables]
 
 
 def workspace_of(repository: Repository) -> Storage:

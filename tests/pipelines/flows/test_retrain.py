@@ -22,6 +22,7 @@ from pipelines.rollout.contract import RolloutFailed
 from pipelines.versioning.errors import DirtyTree, RemoteUnreachable
 from services.model_serving import registry
 from services.shared.errors import ChangedFile, InvalidValue
+from services.shared.manifest import read_manifest
 from services.shared.storage import Storage
 from tests.pipelines.flows.hospital import MODEL, NOW, Hospital, enter, git
 
@@ -51,6 +52,10 @@ def test_new_patients_make_a_challenger_that_becomes_champion(promoted: Hospital
     assert registry.challenger(storage, MODEL) is None
     assert git(promoted.root, "tag", "--list") == f"model/{MODEL}/{second}"
     assert git(promoted.root, "status", "--porcelain") == ""
+    manifest = read_manifest(storage, f"{run.folder}/manifest.json")
+    assert manifest is not None
+    assert manifest.notes[0].startswith("promoted: passed")
+    assert {f"{registry.ROOT}/{MODEL}/{second}/package.json", "raw/home/features.parquet"} <= set(manifest.inputs)
     page = storage.read_text(f"{run.folder}/report.html")
     assert "Champion and challenger on the same patients" in page
     assert not re.search(r"p\d{3}\b", page)  # no patient is named
