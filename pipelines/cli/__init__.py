@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from pipelines.cli import cluster, data, export, imaging, operations, steps, studies, versions
+from pipelines.cli import cluster, data, export, imaging, models, operations, steps, studies, versions
 from pipelines.cli.app import app, print_problem
 from services.shared.errors import GliaflowError, InvalidValue
 from services.shared.settings import quiet_libraries
@@ -26,6 +26,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": studies.predict,
     "export": export.export,
     "explain": imaging.explain,
+    "retrain": models.retrain,
+    "promote": models.promote,
+    "rollback": models.rollback,
+    "models": models.models,
+    "schedule": models.schedule,
     "serve": operations.serve,
     "submit": cluster.submit,
     "demo": operations.demo,

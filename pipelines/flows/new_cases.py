@@ -13,7 +13,6 @@ from pipelines.promotion.findings import Imported
 from pipelines.promotion.parameters import NewCases
 from pipelines.versioning.errors import SchemaChanged
 from services.shared.cohort import participants_key, read_cohort
-from services.shared.errors import NotFound
 from services.shared.storage import Storage
 
 _SHOWN = 8
@@ -29,21 +28,13 @@ def import_new_cases(
     Raises
     ------
     NotFound
-        Where the release is not where the parameters say, or there is no such importer.
+        Where the release is not where the parameters say, or there is no such importer or cohort.
     SchemaChanged
         Where columns came, went or changed their kind.
     """
     if source is None:
         return Imported()
     place = Path(source.source)
-    if not place.exists():
-        raise NotFound(
-            "the release with new cases is not there",
-            step="import",
-            field="retrain.new_cases.source",
-            got=source.source,
-            remedy="see whether the folder is mounted, or correct the path in params.yaml",
-        )
     before = len(read_cohort(storage, cohort).cases)
     participants = None if source.participants is None else Path(source.participants)
     if source.importer in IMAGE_IMPORTERS:

@@ -11,7 +11,7 @@ from pipelines.flows.version_inputs import held_out_patients
 from pipelines.promotion.comparison import compare_versions
 from pipelines.promotion.findings import Watched
 from pipelines.promotion.gate import Decision, judge_challenger
-from pipelines.promotion.lock import Lock, hold_lock, utc_now
+from pipelines.promotion.lock import hold_lock, utc_now
 from pipelines.promotion.parameters import RetrainParameters, ServingThresholds
 from pipelines.rollout.contract import Rollout, RolloutFailed
 from services.model_serving import registry
@@ -62,7 +62,7 @@ def watch(place: Rollout, thresholds: ServingThresholds) -> Watched:
     return Watched(figures=figures, faults=thresholds.faults(figures))
 
 
-def try_out(place: Rollout, entry: Registered, thresholds: ServingThresholds, say: Say = lambda _: None) -> Watched:
+def try_out(place: Rollout, entry: Registered, thresholds: ServingThresholds, say: Say) -> Watched:
     """Bring a version to service and watch it; where it does not serve well, what served before serves again.
 
     Raises
@@ -121,7 +121,7 @@ def promote_version(
     reason: str = "",
     compared: bool = True,
     at: datetime | None = None,
-    say: Say = lambda _: None,
+    say: Say | None = None,
 ) -> tuple[Registered, Decision | None]:
     """Make a version champion: compare it on held-out patients, try it out, promote it.
 
@@ -147,7 +147,7 @@ def promote_version(
     Locked
         Where another promotion, rollback or retraining runs.
     """
-    storage = open_storage()
+    storage, say = open_storage(), say or _silent
     entry = registry.resolve(storage, reference)
     if not compared and not reason.strip():
         raise InvalidValue(
@@ -184,7 +184,7 @@ def roll_back(
     *,
     reason: str = "rolled back by hand",
     at: datetime | None = None,
-    say: Say = lambda _: None,
+    say: Say | None = None,
 ) -> Registered:
     """Make the champion before the present one champion again, once it serves.
 
@@ -197,7 +197,7 @@ def roll_back(
     Locked
         Where another promotion, rollback or retraining runs.
     """
-    storage = open_storage()
+    storage, say = open_storage(), say or _silent
     if registry.champion(storage, model) is None:
         raise NotFound(
             "there is no such model",
@@ -207,19 +207,11 @@ def roll_back(
         )
     with hold_lock(storage, f"rollback of {model}") as lock:
         entry = registry.previous_champion(storage, model)
-        return _return_to(storage, entry, parameters, lock, reason, at, say)
+        say(f"rolling out {entry.model}/{entry.version}")
+        bring_to_service(place_of(storage, model, parameters), entry, parameters.serving)
+        lock.confirm()
+        return registry.rollback(storage, model, reason=reason, at=at or utc_now())
 
 
-def _return_to(
-    storage: Storage,
-    entry: Registered,
-    parameters: RetrainParameters,
-    lock: Lock,
-    reason: str,
-    at: datetime | None,
-    say: Say,
-) -> Registered:
-    say(f"rolling out {entry.model}/{entry.version}")
-    bring_to_service(place_of(storage, entry.model, parameters), entry, parameters.serving)
-    lock.confirm()
-    return registry.rollback(storage, entry.model, reason=reason, at=at or utc_now())
+def _silent(_: str) -> None:
+    """Say nothing."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Literal, TypeVar, get_args
 
@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from services.shared.contracts import Contract
 from services.shared.errors import GliaflowError, Problem, UnreadableFile
+from services.shared.manifest import Manifest, package_versions
 from services.shared.storage import Storage
 
 ROOT = "retraining"
@@ -103,6 +104,38 @@ def unfinished_run(storage: Storage, model: str) -> Run | None:
     """Return the newest run of a model if it is not finished."""
     runs = list_runs(storage, model)
     return runs[-1] if runs and runs[-1].outcome is None else None
+
+
+def write_run_manifest(
+    storage: Storage, run: Run, *, parameters: Contract, inputs: Iterable[str], outputs: Iterable[str]
+) -> str:
+    """Write the manifest of a finished run, as every step has one, and return its key.
+
+    Parameters
+    ----------
+    parameters
+        What the run was told.
+    inputs, outputs
+        Storage keys of what it read and wrote; those that are not there are left out.
+    """
+
+    def hashes(keys: Iterable[str]) -> dict[str, str]:
+        return {key: storage.sha256(key) for key in sorted(keys) if storage.exists(key)}
+
+    checked = run.result("commit") or run.result("check") or {}
+    manifest = Manifest(
+        step="retrain",
+        version="1",
+        parameters=parameters.model_dump(mode="json"),
+        packages=package_versions("dvc", "gliaflow", "numpy", "prefect", "scikit-learn", "scipy"),
+        inputs=hashes(inputs),
+        outputs=hashes(outputs),
+        seconds=round(sum(record.seconds for record in run.steps), 3),
+        notes=[f"{run.outcome}: {run.reason}", f"revision {checked.get('revision', 'unknown')}"],
+    )
+    key = f"{run.folder}/manifest.json"
+    storage.write_text(key, manifest.model_dump_json(indent=2) + "\n")
+    return key
 
 
 class Recorder:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined
 
 from pipelines.reporting.checklist import checklist
 from pipelines.reporting.classification import StudySummary, glance_notes, glance_table, summarise
 from pipelines.reporting.figures import draw_by_region
 from pipelines.reporting.gallery import OUTLINES, can_show, draw_case
 from pipelines.reporting.methods import banners, facts, limits, method_tables
+from pipelines.reporting.page import render_page
 from pipelines.reporting.patient_flow import draw_patient_flow, left_out_table
 from pipelines.reporting.picture import Picture, standalone_svg
 from pipelines.reporting.sources import CohortState, StudyOutputs, read_state, read_studies
@@ -113,41 +112,34 @@ def render(
     storage: Storage, state: CohortState, outputs: Sequence[StudyOutputs], sections: Sequence[StudySection]
 ) -> str:
     """Return the page."""
-    folder = files("pipelines.reporting")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(
-        (folder / "report.html").read_text("utf-8")
-    )
     summaries = tuple(summarise(study) for study in outputs if study.kind == "classification")
     notes = [
         *(glance_notes(summaries, state.phantom) if summaries else ()),
         *(f"{s.name}: {judge_survival(s, state.phantom)}" for s in outputs if s.kind == "survival"),
     ]
     gallery, gallery_note = _gallery(storage, state)
-    return (
-        template.render(
-            cohort=state.name,
-            lead=_lead(state),
-            imaged=state.imaged,
-            css=(folder / "report.css").read_text("utf-8"),
-            banners=banners(state),
-            facts=facts(state, outputs),
-            glance=_overview(outputs),
-            glance_notes=notes,
-            flow=draw_patient_flow(state, outputs),
-            left_out=left_out_table(state, outputs),
-            leavers=leavers_table(state.quarantine),
-            characteristics=characteristics_table(state.members.participants) if state.members else None,
-            gallery=gallery,
-            gallery_note=gallery_note,
-            outlines=OUTLINES,
-            quality=quality_table(state.quality) if state.quality else None,
-            segmentation_pictures=_segmentation_pictures(state.findings),
-            studies=sections,
-            limits=limits(state, outputs),
-            methods=method_tables(state, outputs),
-            checklists=[checklist(state, study) for study in outputs],
-        )
-        + "\n"
+    return render_page(
+        "report.html",
+        cohort=state.name,
+        lead=_lead(state),
+        imaged=state.imaged,
+        banners=banners(state),
+        facts=facts(state, outputs),
+        glance=_overview(outputs),
+        glance_notes=notes,
+        flow=draw_patient_flow(state, outputs),
+        left_out=left_out_table(state, outputs),
+        leavers=leavers_table(state.quarantine),
+        characteristics=characteristics_table(state.members.participants) if state.members else None,
+        gallery=gallery,
+        gallery_note=gallery_note,
+        outlines=OUTLINES,
+        quality=quality_table(state.quality) if state.quality else None,
+        segmentation_pictures=_segmentation_pictures(state.findings),
+        studies=sections,
+        limits=limits(state, outputs),
+        methods=method_tables(state, outputs),
+        checklists=[checklist(state, study) for study in outputs],
     )
 
 

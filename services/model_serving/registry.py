@@ -288,8 +288,8 @@ def _read(storage: Storage, key: str) -> str | None:
 def resolve(storage: Storage, reference: str) -> Registered:
     """Return the version that a reference names.
 
-    ``model`` alone is what serves: the version that this process is pinned to (``GLIAFLOW_MODEL_PINS``), else the one on
-    trial, else the champion. ``model/champion``, ``model/challenger``, ``model/latest`` and ``model/<version>`` say
+    ``model`` alone is what serves: the version that this process is pinned to (``GLIAFLOW_MODEL_PINS``), else the one
+    on trial, else the champion. ``model/champion``, ``model/challenger``, ``model/latest``, ``model/<version>`` say
     which.
 
     Raises
