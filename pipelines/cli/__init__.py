@@ -33,6 +33,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "schedule": models.schedule,
     "serve": operations.serve,
     "submit": cluster.submit,
+    "treat": cluster.treat,
     "demo": operations.demo,
     "doctor": operations.doctor,
 }

@@ -20,8 +20,9 @@ from services.shared.settings import settings
 from services.shared.storage import Storage
 
 COMMANDS = (
-    "simulate fetch import prepare train segment extract study validate report predict export serve demo doctor".split()
-)
+    "simulate fetch import prepare train segment extract study validate report predict export explain "
+    "retrain promote rollback models schedule serve submit treat demo doctor data"
+).split()
 
 
 def gliaflow(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
