@@ -45,13 +45,11 @@ def selectors(query: str) -> list[promql_parser.VectorSelector]:
         query = query.replace(variable, value)
     found: list[promql_parser.VectorSelector] = []
 
-    class Collector:
-        def pre_visit(self, node: promql_parser.Expr) -> bool:
-            if isinstance(node, promql_parser.VectorSelector):
-                found.append(node)
-            return True
+    def collect(node: promql_parser.Expr) -> None:
+        if isinstance(node, promql_parser.VectorSelector):
+            found.append(node)
 
-    promql_parser.walk(Collector(), promql_parser.parse(query.replace("$model", ".*")))
+    promql_parser.walk(promql_parser.parse(query.replace("$model", ".*")), collect)
     return found
 
 
