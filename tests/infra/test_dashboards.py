@@ -122,5 +122,5 @@ def test_alerts_say_what_is_wrong_and_what_to_do() -> None:
 def test_a_query_of_no_metric_is_found_out() -> None:
     (selector,) = selectors("sum(rate(bentoml_no_such_total[5m]))")
     assert selector.name == "bentoml_no_such_total"
-    with pytest.raises(ValueError, match="parse"):
+    with pytest.raises(ValueError, match="parenthesis"):
         selectors("sum(rate(up[5m])")
