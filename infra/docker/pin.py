@@ -1,4 +1,4 @@
-"""Write what each image holds: ``requirements/<image>.txt``, every line pinned and hashed.
+"""Write what each image holds: ``requirements/common.txt`` and ``<image>.txt``, every line pinned and hashed.
 
     .venv/bin/python infra/docker/pin.py            write; asks the package index only for hashes not known yet
     .venv/bin/python infra/docker/pin.py --check    say what is out of date, and change nothing
@@ -69,13 +69,15 @@ def packages_of(extra: str) -> set[str]:
 def wanted_files() -> dict[str, Pins]:
     """Return what each file that follows from the lock must pin."""
     pins = {**read_pins("build.txt"), **read_pins("lock.txt"), **exact_pins()}
-    files = {"compile.txt": read_pins("build.txt")}
-    for image in IMAGES:
-        names = packages_of(image)
+    needed = {image: packages_of(image) for image in IMAGES}
+    for image, names in needed.items():
         missing = sorted(names - set(pins))
         if missing:
             sys.exit(f"requirements/lock.txt pins no version of {', '.join(missing)}, which {image} needs")
-        files[f"{image}.txt"] = {name: pins[name] for name in sorted(names - {"torch"})}
+    common = set.intersection(*needed.values())
+    files = {"compile.txt": read_pins("build.txt"), "common.txt": {name: pins[name] for name in common}}
+    for image, names in needed.items():
+        files[f"{image}.txt"] = {name: pins[name] for name in names - common - {"torch"}}
     return files
 
 
@@ -148,7 +150,8 @@ def write_all() -> None:
     if missing:
         known |= ask_hashes([f"{name}=={version}" for name, version in missing], "--no-deps")
     for name, pins in files.items():
-        title = "What compiles wheels." if name == "compile.txt" else f"The image {name.removesuffix('.txt')}."
+        special = {"compile.txt": "What compiles wheels.", "common.txt": "What every image holds."}
+        title = special.get(name, f"What {name.removesuffix('.txt')} holds beside what every image holds.")
         write_file(FOLDER / name, title, pins, known)
     torch = exact_pins()["torch"]
     if ("torch", torch) not in read_hashes(FOLDER / "torch-cpu.txt"):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Removes from an installation what no service ever reads: infra/docker/prune.sh /opt/venv
+# Removes from an installation what no service ever reads, and compiles what is left: infra/docker/prune.sh /opt/venv
 # The contract suite, run against the images (`make images-check`), shows that nothing else is missing.
 set -euo pipefail
 site=$(echo "$1"/lib/python3*/site-packages)
@@ -16,4 +16,7 @@ if [ -d botocore/data ]; then
     find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name 'sts' ! -name 'sso*' ! -name signin -print0 | xargs -0 rm -rf
 fi
 # Symbol tables; not of libraries that their wheel relocated (*.libs), which strip would break
-find . -path '*.libs' -prune -o -type f -name '*.so*' -size +1M -exec strip --strip-unneeded {} +
+find . -path '*.libs' -prune -o -path ./torch -prune -o -type f -name '*.so*' -size +1M -exec strip --strip-unneeded {} +
+# A read-only root keeps no bytecode of its own. Templates of modules do not compile, and need not.
+"$1/bin/python" -m compileall -q . >/tmp/not-compiled.log || wc -l /tmp/not-compiled.log
+rm -f /tmp/not-compiled.log

@@ -137,14 +137,6 @@ DASHBOARDS = (
                 {"Prefect": 'up{job="prefect"}'},
                 kind="stat",
             ),
-            Panel(
-                "Prefect server, memory and processor",
-                "Resident memory, and seconds of processor a second",
-                {
-                    "memory": 'process_resident_memory_bytes{job="prefect"}',
-                    "processor": 'rate(process_cpu_seconds_total{job="prefect"}[$__rate_interval])',
-                },
-            ),
         ),
     ),
     Dashboard(

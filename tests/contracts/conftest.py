@@ -2,78 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
 from pipelines.clients import RemoteService, connect, service_class
-from pipelines.serve import serve_command
 from pipelines.simulate import SimulateParameters, simulate_cohort
 from services.shared.errors import GliaflowError
 from services.shared.settings import ServiceName, settings
 from services.shared.storage import Storage
+from tests.contracts.servers import Server
 
 COHORT = "phantom"
-IN_IMAGES = bool(os.environ.get("GLIAFLOW_TEST_IMAGES"))
-"""Whether the servers are containers of `make images` instead of processes of this installation."""
-ENGINE = str(Path(__file__).resolve().parents[2] / "infra" / "engine.sh")
-if IN_IMAGES:
-    os.umask(0)  # the images' user is none of this machine's
-
-
-class Server:
-    """A service behind HTTP, in processes of its own."""
-
-    def __init__(self, name: ServiceName, root: Path, **environment: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = root.parent / f"{name}-{port}.log"
-        command = serve_command(name, port=port)
-        settings_of_server = {"GLIAFLOW_STORAGE_ROOT": str(root), "OMP_NUM_THREADS": "1", **environment}
-        self._container = f"gliaflow-{name}-{port}" if IN_IMAGES else None
-        if self._container is not None:
-            settings_of_server = {**settings_of_server, "GLIAFLOW_STORAGE_ROOT": "/data", **environment}
-            command = container_command(name, self._container, root, settings_of_server, port)
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                command,
-                env={**os.environ, **settings_of_server},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def stop(self) -> None:
-        """End the server and its workers."""
-        if self._container is not None:
-            subprocess.run(["bash", ENGINE, "stop", "--time=20", self._container], capture_output=True)
-        else:
-            os.killpg(self._process.pid, signal.SIGTERM)
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait(20)
-
-
-def container_command(name: str, container: str, root: Path, environment: dict[str, str], port: int) -> list[str]:
-    """Return what runs a service's image as Kubernetes would: read-only, without capabilities, as any user."""
-    writable = [f"--tmpfs={folder}:rw,size=2g,mode=1777" for folder in ("/tmp", "/var/cache/numba")]
-    rights = ["--read-only", "--user=23456:23456", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
-    given = [f"--env={key}={value}" for key, value in environment.items()]
-    run = ["bash", ENGINE, "run", "--rm", "--network=host", f"--name={container}", f"--volume={root}:/data"]
-    serve = ["gliaflow", "serve", name, "--host", "127.0.0.1", "--port", str(port)]
-    return [*run, *rights, *writable, *given, f"gliaflow/{name}:{version('gliaflow')}", *serve]
 
 
 class Both:
