@@ -36,7 +36,7 @@ Steps in order (`dvc repro` runs the same):
 
 2. **prepare** → derivatives/preprocessed/COHORT: aligned, bias-corrected, skull-stripped, normalised
 
-3. **train** → models/segmentation: the segmentation network
+3. **train** → models/segmentation: the segmentation network (`train NETWORK` → models/imaging: those of outcomes)
 
 4. **segment** → derivatives/segmentation/COHORT: tumour core, whole tumour, enhancing tumour, oedema
 

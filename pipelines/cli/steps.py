@@ -30,7 +30,10 @@ def prepare(
     only: OnlyOption = None,
     tolerate: TolerateOption = 0,
 ) -> None:
-    """**Prepare** images: align to T1c and atlas, correct bias, extract the brain, normalise intensities."""
+    """**Prepare** images: align to T1c and atlas, correct bias, extract the brain, normalise intensities.
+
+    Cases with a diffusion series also get maps of FA, MD, AD and RD.
+    """
     from pipelines.flows.prepare import prepare_cohort
     from pipelines.parameters import read_section
     from services.preprocessing.contracts import PrepareParameters

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 from prefect import flow
 
 from pipelines.flows.imaging_inputs import imaging_patients
 from pipelines.ledger import usable_cases
+from pipelines.studies import ferroptosis_imaging
 from pipelines.studies.imaging_outcome import study_folds
 from pipelines.training.imaging import ImagingTrainResult, train_imaging
 from pipelines.training.imaging_parameters import ImagingTraining
@@ -110,7 +113,8 @@ def train_outcome(
     seed
         Decides folds, tuning patients, first weights, order and mirroring.
     model
-        Folder below which networks, figures and out-of-fold predictions are kept.
+        Folder below which networks, figures and out-of-fold predictions are kept; of one that tells classes also
+        ``folds.csv``, the columns of Front Neurosci 2022, 1082867, Table 2.
     progress
         Called after each epoch with trainings begun, trainings in all, and what is being done.
 
@@ -135,4 +139,10 @@ def train_outcome(
         progress=progress,
         live=Path(storage.url(f"{model}/live")) if storage.is_local else None,
     )
+    if "auc" in result.metrics:
+        said = pd.read_csv(io.StringIO(storage.read_text(f"{model}/cross_validation.csv")), dtype={"case_id": str})
+        named = said[said["outcome"] >= 0].replace({"outcome": dict(enumerate(ferroptosis_imaging.CLASSES))})
+        figures = ferroptosis_imaging.fold_figures(named.assign(fold=named["fold"] + 1))
+        table = figures.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+        storage.write_text(f"{model}/folds.csv", table)
     return result, patients.left_out

@@ -220,10 +220,7 @@ def _deep_columns(storage: Storage, name: str, cases: Sequence[CaseRef]) -> dict
             remedy="run 'gliaflow extract --deep' on all cases again",
         )
     names = sorted({str(feature) for row in rows for feature in row})
-    return {
-        feature: pa.array([present(row.get(feature)) for row in rows], pa.float64())  # type: ignore[arg-type]
-        for feature in names
-    }
+    return {feature: pa.array([present(row.get(feature)) for row in rows], pa.float64()) for feature in names}
 
 
 def _clinical_columns(cohort: Cohort, with_features: set[str]) -> dict[str, pa.Array]:

@@ -87,6 +87,9 @@ def test_from_training_to_a_study_with_deep_features(cohort, tmp_path, monkeypat
     card = read_card(cohort, "models/imaging/grade", ImagingSpec)
     assert card.spec.classes == grading.CLASSES
     assert card.training["epochs"] == 3
+    table = pd.read_csv(io.StringIO(cohort.read_text("models/imaging/grade/folds.csv")))
+    assert table["fold"].tolist() == ["1", "2", "mean"]
+    assert table["patients"].tolist() == [6, 6, 12]
     live = json.loads(cohort.read_text("models/imaging/grade/live/final/metrics.json"))
     assert "training_loss" in live
 
