@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-NAMES = ("survival", "radiomics", "segmentation", "phantom_segmentation", "imaging", "slices", "scale")
+NAMES = ("survival", "radiomics", "segmentation", "phantom_segmentation", "imaging", "slices", "abnormality", "scale")
 
 if __name__ == "__main__":
     given = sys.argv[1:]
