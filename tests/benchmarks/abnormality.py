@@ -1,7 +1,7 @@
 """Outlines of the FLAIR abnormality on published slices, cross-validated by patient: writes docs/imaging.md.
 
-``--dry`` writes nothing. Real input is read from GLIAFLOW_REAL_DATA; a training that was stopped goes on, and one that is
-up to date is not repeated (else 80 patients take two hours of one processor core).
+``--dry`` writes nothing. Real input is read from GLIAFLOW_REAL_DATA. A training that was stopped goes on, and one that
+is up to date is not repeated; else 80 patients take two hours of one processor core.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def rows(table: pd.DataFrame, seed: int) -> list[str]:
     """Return the table of figures, the published ones beside ours."""
     name, mean, median = PUBLISHED
     distance = table["hd95_mm"]
-    found = f"{distance.median():.1f} / {distance.mean():.1f}"
+    ours = f"{limits(table['dice'], seed)} | {table['dice'].median():.3f}"
     return [
         "| network | patients | Dice, mean | Dice, median | HD95 in pixels, median / mean |",
         "| --- | ---: | --- | --- | --- |",
-        f"| gliaflow, out of fold | {len(table)} | {limits(table['dice'], seed)} | {table['dice'].median():.3f} | {found} |",
+        f"| gliaflow, out of fold | {len(table)} | {ours} | {distance.median():.1f} / {distance.mean():.1f} |",
         f"| {name} | 110 | {mean} | {median} | – |",
     ]
 
@@ -81,7 +81,7 @@ def draw(storage: Storage, table: pd.DataFrame) -> bytes:
 
 
 def _largest_slice(storage: Storage, case: CaseRef, fold: int) -> tuple[Pixels, Mask, Mask]:
-    """Return FLAIR, the expert's mask, and that of the network that never saw the patient, where the first is largest."""
+    """Return FLAIR, the expert's mask and that of the patient's judge, in the slice where the expert's is largest."""
     keys = CaseKeys(case)
     judge = AbnormalityParameters(model=f"{DEFAULT_ABNORMALITY_MODEL}/folds/{fold}")
     segment_abnormality(storage, AbnormalityRequest(case=case, parameters=judge))
@@ -112,10 +112,13 @@ def main() -> None:
     )
     with storage.local(f"{result.model}/cross_validation.csv") as path:
         table = pd.read_csv(path, dtype={"case_id": str})
-    lines = [
+    conditions = (
         f"SegResNet of width {parameters.width} on slices of {parameters.side} pixels, {parameters.epochs} epochs, "
         f"{parameters.folds} folds by patient, seed {seed}; {int(table['slices'].sum())} slices. "
-        f"{int((table['dice'] < 0.5).sum())} patients have a Dice below 0.5.",
+        f"{int((table['dice'] < 0.5).sum())} patients have a Dice below 0.5."
+    )
+    lines = [
+        conditions,
         "",
         *rows(table, seed),
     ]
