@@ -33,7 +33,6 @@ from tests.benchmarks.page import write_section
 COHORT = "lgg"
 SOURCE, CLINIC = "kaggle_lgg_mri", "tcga_glioma_clinical"
 PUBLISHED = "U-Net of Buda et al., Comput Biol Med 2019 (110 patients)", 0.82, 0.85
-PICTURE = PAGE.parent / "imaging" / "outlines.png"
 SHOWN = (0.05, 0.25, 0.5, 0.75, 0.95)
 RESAMPLED = 2000
 
@@ -123,8 +122,10 @@ def main() -> None:
         *rows(table, seed),
     ]
     print("\n".join(lines))
+    picture = f"{result.model}/outlines.png"  # of patients: it stays with the data
+    storage.write_bytes(picture, draw(storage, table))
+    print(f"outlines: {storage.url(picture)}")
     if not arguments.dry:
-        PICTURE.write_bytes(draw(storage, table))
         write_section(PAGE, "abnormality", lines)
 
 
