@@ -29,6 +29,7 @@ from pipelines.promotion.parameters import RetrainParameters
 from pipelines.promotion.record import Outcome, Recorder, list_runs
 from pipelines.rollout.contract import Rollout
 from pipelines.versioning.repository import Repository
+from pipelines.versioning.tables import require_schema
 from services.feature_store.tables import radiomics_key
 from services.model_serving import registry
 from services.model_serving.package import DESCRIPTION
@@ -166,20 +167,15 @@ def import_cases(work: Retraining) -> Imported:
         allow_schema_change=work.parameters.allow_schema_change,
     )
     if found.importer is not None:
-        # What was imported becomes the version of raw/, so that no stage makes it anew in its old state.
-        raw = f"{work.repository.storage.root}/raw/{work.cohort}"
-        made = [
-            stage.name
-            for stage in work.repository.stages()
-            if any(str(work.repository.root / path) == raw for path in stage.paths)
-        ]
-        if made:
-            work.repository.save(made)
+        work.repository.keep(work.cohort)  # the version of raw/, so that no stage makes it anew in its old state
     return found
 
 
 def reproduce(work: Retraining) -> Reproduced:
     """Run the stages whose inputs changed, and find the version that came out."""
+    start = work.recorder.run.result("check")
+    if start is not None:  # whatever way cases came in by
+        require_schema(work.repository, str(start["revision"]), allow_change=work.parameters.allow_schema_change)
     stages = work.repository.reproduce(work.targets, work.progress)
     versions = registry.list_versions(work.storage, work.parameters.model)
     return Reproduced(stages=stages, challenger=_came_out(work, versions), lock_sha256=_lock_sha256(work.repository))
@@ -233,6 +229,26 @@ def decide(work: Retraining, challenger: Registered, compared: Compared) -> Deci
         registry.load(work.storage, work.champion).description,
         registry.load(work.storage, challenger).description,
         thresholds=work.parameters.gate,
+        earlier=(_not_taken_back(work, challenger),),
+    )
+
+
+def _not_taken_back(work: Retraining, challenger: Registered) -> Check:
+    """Return whether the version was never taken out of service: a run does not undo what a person or a trial did."""
+    took = [
+        f"rolled back from on {change.at:%Y-%m-%d}: {change.reason}"
+        for change in registry.history(work.storage, challenger.model)
+        if change.action == "rolled back" and change.previous == challenger.version
+    ]
+    for run in list_runs(work.storage, challenger.model):
+        made = run.result("reproduce")
+        if run.outcome == "rolled back" and made is not None and made["challenger"] == challenger.version:
+            took.append(f"did not serve well in run {run.id}")
+    return Check(
+        name="never taken out of service",
+        passed=not took,
+        expected="a version that was not rolled back from; 'gliaflow promote' is the way back for one that was",
+        got="; ".join(took) or "none",
     )
 
 

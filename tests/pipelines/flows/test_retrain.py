@@ -214,6 +214,9 @@ def test_by_hand_the_same_gate_and_the_same_trial_and_back_again(promoted: Hospi
     done = runner.invoke(app, ["rollback", MODEL, "--reason", "a doubt"])
     assert done.exit_code == 0, done.output
     assert registry.champion(storage, MODEL) == first == registry.serving(storage, MODEL)
+    run = retrain(now="2031-03-10T03:00:00")  # what a person took out of service comes back by hand alone
+    assert run.outcome == "kept"
+    assert "a doubt" in str(run.reason)
     done = runner.invoke(app, ["promote", f"{MODEL}/{second}", "--without-comparison", "--reason", "no doubt"])
     assert done.exit_code == 0, done.output
     assert registry.champion(storage, MODEL) == second
