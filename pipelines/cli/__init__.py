@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from pipelines.cli import data, models, operations, steps, studies
+from pipelines.cli import data, models, operations, steps, studies, versions
 from pipelines.cli.app import app, print_problem
 from services.shared.errors import GliaflowError, InvalidValue
 from services.shared.settings import quiet_libraries
@@ -43,6 +43,7 @@ _EPILOGUES: dict[str, Callable[[], str]] = {
 
 for _name, _command in COMMANDS.items():
     app.command(_name, epilog=_EPILOGUES.get(_name, str)())(_command)
+app.add_typer(versions.app, name="data")
 
 
 def main() -> None:

@@ -109,7 +109,7 @@ def _expand(outputs: Iterable[Output], cache: Cache, remote: Remote | None) -> t
         content = read_object(output.md5, cache, remote)
         if content is None:
             missing[output.md5] = output.path
-        elif _md5(content) + FOLDER != output.md5:  # a folder's hash is that of its listing
+        elif md5(content) + FOLDER != output.md5:  # a folder's hash is that of its listing
             damaged[output.md5] = output.path
         else:
             found |= {f"{output.path}/{entry['relpath']}": entry["md5"] for entry in json.loads(content)}
@@ -123,7 +123,29 @@ def read_object(oid: str, cache: Cache, remote: Remote | None) -> bytes | None:
     return None if remote is None else remote.read(oid)
 
 
-def _md5(content: bytes) -> str:
+def require_object(oid: str, path: str, cache: Cache, remote: Remote | None) -> bytes:
+    """Return an object's content from the cache, else from the remote; ``path`` says in errors which file it is.
+
+    Raises
+    ------
+    IncompleteRemote, UnsavedData
+        Where it is in neither.
+    """
+    content = read_object(oid, cache, remote)
+    if content is not None and md5(content) == oid.removesuffix(FOLDER):
+        return content
+    if remote is not None:
+        lack = {oid: path}
+        Lack(lack if content is None else {}, lack if content is not None else {}).require_none(remote, 1)
+    raise UnsavedData(
+        "a file of this version is not in the cache",
+        field=path,
+        remedy="set the remote that keeps it, or run the stage that makes it",
+    )
+
+
+def md5(content: bytes) -> str:
+    """Return the hash by which DVC knows a file."""
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
@@ -151,7 +173,6 @@ def fetch(
     IncompleteRemote
         Where objects are neither in the cache nor whole in the remote.
     """
-    remote.probe()
     chosen = [out for out in outputs if paths is None or any(overlap(out.path, path) for path in paths)]
     wanted, unlisted = _wanted(chosen, cache, remote, None if paths is None else tuple(paths))
     absent = {oid: path for oid, path in wanted.items() if cache.size(oid) is None}
@@ -243,7 +264,7 @@ def _copy(
         return
     from fsspec.callbacks import Callback
 
-    class Count(Callback):
+    class Count(Callback):  # type: ignore[misc]  # fsspec has no types
         """Objects that were moved."""
 
         def relative_update(self, inc: int = 1) -> None:

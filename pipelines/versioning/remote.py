@@ -30,8 +30,8 @@ _SET_IT = (
 )
 
 
-def use_remote(repo: Repo, url: str, endpoint_url: str | None) -> bool:
-    """Enter a remote in ``.dvc/config.local`` and return whether that changed anything.
+def use_remote(repo: Repo, url: str, endpoint_url: str | None) -> None:
+    """Enter a remote in ``.dvc/config.local``, where it is not there yet.
 
     Raises
     ------
@@ -43,11 +43,12 @@ def use_remote(repo: Repo, url: str, endpoint_url: str | None) -> bool:
         wanted |= {"connect_timeout": _CONNECT_S, "read_timeout": _READ_S}
         if endpoint_url is not None:
             wanted["endpointurl"] = _without_credentials(endpoint_url)
+    known = repo.config.load_one("local")
+    if known["core"].get("remote") == NAME and known["remote"].get(NAME) == wanted:
+        return
     with repo.config.edit("local") as local:
-        before = (local["core"].get("remote"), dict(local["remote"].get(NAME, {})))
         local["core"]["remote"] = NAME
         local["remote"][NAME] = wanted
-    return before != (NAME, wanted)
 
 
 def _checked(url: str, root: str) -> str:
@@ -84,7 +85,7 @@ class Remote:
     @property
     def is_local(self) -> bool:
         """Whether it is a folder of this machine."""
-        return self.odb.fs.protocol == "local"
+        return bool(self.odb.fs.protocol == "local")
 
     def probe(self) -> None:
         """Check that the remote answers; an empty one is well.
@@ -123,7 +124,7 @@ class Remote:
     @contextmanager
     def reached(self) -> Iterator[None]:
         """Turn what a transfer can raise into one error that names the remote."""
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 
         try:
             yield

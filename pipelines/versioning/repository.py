@@ -15,6 +15,7 @@ from pipelines.versioning import git, objects
 from pipelines.versioning.errors import StageFailed, UnsavedData, VersioningFailed
 from pipelines.versioning.remote import Remote, open_remote, use_remote
 from pipelines.versioning.tracked import Output, Stage, makers_of, name_of, outputs_of, read_stages
+from services.shared.contracts import CaseRef
 from services.shared.errors import NotFound, Unavailable
 from services.shared.settings import settings, stage_environment
 from services.shared.storage import Storage
@@ -144,6 +145,8 @@ class Repository:
         UnsavedData
             Where the workspace holds files that no version has and that would be lost.
         """
+        with self.dvc() as repo:
+            open_remote(repo).probe()
         self.fetch(progress=progress)
         self.check_out()
 
@@ -198,13 +201,40 @@ class Repository:
 
         For what changes outputs in place, such as the promotion of a registered model.
         """
-        from dvc.repo import lock_repo
+        with self.dvc() as repo:
+            names = [name_of(repo, stage) for stage in _matching(repo, tuple(targets))]
+        done = self._run("commit", "--force", *names)
+        if done.returncode != 0:
+            raise VersioningFailed("outputs could not be saved", field=", ".join(names), got=_last_lines(done.stdout))
 
-        with self.dvc() as repo, lock_repo(repo):
-            for stage in _matching(repo, tuple(targets)):
-                stage.save(allow_missing=True)
-                stage.commit(allow_missing=True)
-                stage.dump(update_pipeline=False)
+    def keep(self, cohort: str) -> Path:
+        """Take a cohort's imported data into the version, and return the file that git keeps of it.
+
+        The file is ``cohorts/<cohort>.dvc``; a cohort that a stage of dvc.yaml makes is saved with that stage.
+
+        Raises
+        ------
+        NotFound
+            Where the cohort has no data.
+        """
+        path = f"{WORKSPACE}/raw/{CaseRef(cohort=cohort, id='any').cohort}"
+        if not (self.root / path).is_dir():
+            raise NotFound(
+                "there is no such cohort",
+                field=path,
+                expected=", ".join(self.storage.folders("raw")) or "an imported cohort",
+                remedy="run 'gliaflow import' first",
+            )
+        made = [stage.name for stage in self.stages() if path in stage.paths]
+        file = self.root / "cohorts" / f"{cohort}.dvc"
+        if made and made != [f"cohorts/{cohort}.dvc"]:
+            self.save(made)
+            return self.root / "dvc.lock"
+        if not file.exists():
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(f"wdir: ../{WORKSPACE}/raw\nouts:\n  - path: {cohort}\n")
+        self.save([f"cohorts/{cohort}.dvc"])
+        return file
 
     def plan(self, targets: Iterable[str] = ()) -> tuple[StagePlan, ...]:
         """Return the stages that would run, in order, and why.
@@ -273,8 +303,19 @@ class Repository:
             With the last lines that the stage printed.
         """
         options = ["--force", "--no-commit"] if anew else []
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", "repro", "--single-item", *options, name],
+        done = self._run("repro", "--single-item", *options, name)
+        if done.returncode != 0:
+            raise StageFailed(
+                "a stage of dvc.yaml ended with an error",
+                step=name,
+                got=_last_lines(done.stdout),
+                remedy=f"put it right and run it again: 'dvc repro {name}' shows everything that it prints",
+            )
+
+    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of DVC that writes: its stages, and its paths, are relative to the working folder."""
+        return subprocess.run(
+            [sys.executable, "-m", "dvc", *arguments],
             cwd=self.root,
             env=stage_environment(self.root, storage_root=WORKSPACE),
             stdin=subprocess.DEVNULL,
@@ -283,13 +324,6 @@ class Repository:
             text=True,
             check=False,
         )
-        if done.returncode != 0:
-            raise StageFailed(
-                "a stage of dvc.yaml ended with an error",
-                step=name,
-                got=" | ".join(line.strip() for line in done.stdout.strip().split("\n")[-_LAST_LINES:]),
-                remedy=f"put it right and run it again: 'dvc repro {name}' shows everything that it prints",
-            )
 
     @contextmanager
     def dvc(self, revision: str | None = None) -> Iterator[Repo]:
@@ -367,6 +401,10 @@ def _reasons(stage: DvcStage) -> tuple[str, ...]:
                 else:
                     lines.append(f"{'output' if 'outs' in what else 'dependency'} {path}: {change}")
     return tuple(lines)
+
+
+def _last_lines(printed: str) -> str:
+    return " | ".join(line.strip() for line in printed.strip().split("\n")[-_LAST_LINES:])
 
 
 def _one_line(error: Exception) -> str:

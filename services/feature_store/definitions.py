@@ -39,10 +39,17 @@ class Definitions:
 
 
 def define_cohort(storage: Storage, tables: CohortTables) -> Definitions:
-    """Return the definitions over a cohort's tables."""
+    """Return the definitions over a cohort's tables.
+
+    In a folder the tables are named from the storage root, so that a registry that moves with its tables reads them.
+    """
     case = Entity(name="case", join_keys=[CASE_ID], value_type=ValueType.STRING, description="One scan of one patient")
     sources = [
-        FileSource(name=table.name, path=storage.url(table.key), timestamp_field=EVENT_TIMESTAMP)
+        FileSource(
+            name=table.name,
+            path=table.key if storage.is_local else storage.url(table.key),
+            timestamp_field=EVENT_TIMESTAMP,
+        )
         for table in tables.views
     ]
     views = [

@@ -45,7 +45,7 @@ from services.shared.settings import settings
 from services.shared.storage import Storage
 
 STEP = "register"
-STEP_VERSION = "2"
+STEP_VERSION = "3"
 
 _KEYS = [CASE_ID, EVENT_TIMESTAMP]
 
@@ -60,11 +60,13 @@ def online_key(cohort: str) -> str:
     return f"features/{cohort}/feast/online.db"
 
 
-def repo_config(cohort: str, *, registry: str, online: str) -> RepoConfig:
+def repo_config(cohort: str, *, registry: str, online: str, root: str | None) -> RepoConfig:
     """Return Feast's configuration of one cohort.
 
     Parameters
     ----------
+    root
+        Folder from which tables are named; None where they are named by URL.
     registry
         Path of a registry file, or the SQLAlchemy URL of a database.
     online
@@ -83,6 +85,7 @@ def repo_config(cohort: str, *, registry: str, online: str) -> RepoConfig:
         online_store=where_online,
         offline_store={"type": "dask"},
         entity_key_serialization_version=3,
+        repo_path=root,
     )
 
 
@@ -106,7 +109,9 @@ def register_cohort(storage: Storage, request: RegisterRequest) -> RegisterResul
                 url.get_secret_value() if url else str(stack.enter_context(storage.publish(key)))
                 for key, url in _places(request.cohort)
             ]
-            store = FeatureStore(config=repo_config(request.cohort, registry=places[0], online=places[1]))
+            root = storage.root if storage.is_local else None
+            config = repo_config(request.cohort, registry=places[0], online=places[1], root=root)
+            store = FeatureStore(config=config)
             _apply(store, storage, tables, definitions)
         return files
 
@@ -123,7 +128,7 @@ def register_cohort(storage: Storage, request: RegisterRequest) -> RegisterResul
             step_version=STEP_VERSION,
             case=None,
             inputs=[view.key for view in tables.views],
-            parameters={"tables": storage.url(f"features/{request.cohort}")},
+            parameters={},
             packages=["feast", "pyarrow"],
             compute=compute,
         )
@@ -179,13 +184,16 @@ def open_store(storage: Storage, cohort: str) -> Iterator[tuple[FeatureStore, Ca
                     remedy="run 'gliaflow extract', which registers the cohort at its end",
                 )
             places.append(url.get_secret_value() if url else str(stack.enter_context(storage.local(key))))
-        yield _opened(cohort, places[0], places[1], *map(_identity, places))
+        root = storage.root if storage.is_local else None
+        yield _opened(cohort, places[0], places[1], root, *map(_identity, places))
 
 
 @lru_cache(maxsize=8)
-def _opened(cohort: str, registry: str, online: str, *_identities: object) -> tuple[FeatureStore, Catalogue]:
+def _opened(
+    cohort: str, registry: str, online: str, root: str | None, *_identities: object
+) -> tuple[FeatureStore, Catalogue]:
     """Open a store once for as long as its files are the same: reading a wide registry takes longer than a row."""
-    store = FeatureStore(config=repo_config(cohort, registry=registry, online=online))
+    store = FeatureStore(config=repo_config(cohort, registry=registry, online=online, root=root))
     return store, Catalogue.of(store)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ def git(folder: Path, *arguments: str) -> str:
 
 def start(folder: Path, files: dict[str, str]) -> Repository:
     """A new repository with a remote folder beside it."""
+    folder.mkdir(parents=True)
     for name, text in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -64,8 +66,8 @@ def own_site_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     settings.cache_clear()
 
 
-@pytest.fixture
-def repository(tmp_path: Path) -> Repository:
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository that has run its stages once and committed the result."""
     files = {
         "dvc.yaml": PIPELINE,
@@ -74,11 +76,17 @@ def repository(tmp_path: Path) -> Repository:
         "source/b.txt": "two, which is longer\n",
         "other.txt": "other\n",
     }
-    (tmp_path / "first").mkdir()
-    made = start(tmp_path / "first", files)
+    made = start(tmp_path_factory.mktemp("template") / "first", files)
     made.reproduce()
     made.commit("first version", ["dvc.lock"])
-    return made
+    return made.root
+
+
+@pytest.fixture
+def repository(template: Path, tmp_path: Path) -> Repository:
+    """A copy of the repository that one test may change."""
+    shutil.copytree(template, tmp_path / "first", symlinks=True)
+    return Repository.open(tmp_path / "first")
 
 
 @pytest.fixture

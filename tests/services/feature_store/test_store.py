@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import shutil
 from datetime import UTC, datetime
 
 import numpy as np
@@ -337,6 +338,18 @@ def test_registry_in_a_database_by_settings(storage, make_cohort, monkeypatch, t
     assert storage.exists(online_key("demo"))
     assert newest(storage, ["P1"], MEAN) == [{MEAN: row_of(storage, "P1")[MEAN]}]
     assert not register_cohort(storage, RegisterRequest(cohort="demo")).cached
+
+
+def test_registry_that_moves_with_its_tables_reads_them(registered, tmp_path):
+    storage, _ = registered
+    moved = Storage(tmp_path / "moved")
+    shutil.copytree(storage.url("features/demo"), moved.url("features/demo"))
+    for key in moved.files("features/demo/views"):
+        table = pd.read_parquet(moved.url(key))
+        if MEAN in table:
+            table.assign(**{MEAN: 1.5}).to_parquet(moved.url(key), index=False)
+    assert ask(moved, [("P1", "2030-01-01")], MEAN) == [{MEAN: 1.5}]
+    assert ask(storage, [("P1", "2030-01-01")], MEAN) != [{MEAN: 1.5}]
 
 
 def test_frame_for_training_keeps_the_rows_asked_for(registered):
