@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from pipelines.cli import data, models, operations, steps, studies, versions
+from pipelines.cli import cluster, data, models, operations, steps, studies, versions
 from pipelines.cli.app import app, print_problem
 from services.shared.errors import GliaflowError, InvalidValue
 from services.shared.settings import quiet_libraries
@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "models": models.models,
     "schedule": models.schedule,
     "serve": operations.serve,
+    "submit": cluster.submit,
     "demo": operations.demo,
     "doctor": operations.doctor,
 }
@@ -41,8 +42,13 @@ _EPILOGUES: dict[str, Callable[[], str]] = {
     "study": studies.studies_help,
 }
 
+_CONTEXTS: dict[str, dict[str, object]] = {
+    # What follows the step is the step's own.
+    "submit": {"allow_interspersed_args": False},
+}
+
 for _name, _command in COMMANDS.items():
-    app.command(_name, epilog=_EPILOGUES.get(_name, str)())(_command)
+    app.command(_name, epilog=_EPILOGUES.get(_name, str)(), context_settings=_CONTEXTS.get(_name))(_command)
 app.add_typer(versions.app, name="data")
 
 

@@ -54,6 +54,11 @@ class Cluster:
         return client.CoreV1Api(self.api)
 
     @property
+    def batch(self) -> client.BatchV1Api:
+        """Jobs."""
+        return client.BatchV1Api(self.api)
+
+    @property
     def apps(self) -> client.AppsV1Api:
         """Deployments."""
         return client.AppsV1Api(self.api)

@@ -1,11 +1,13 @@
-"""Why a Job of the work pool has not started: its pod's reason, or why there is no pod."""
+"""A Job of the work pool: why it has not started (its pod's reason, or why there is no pod), and its end."""
 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 
 from pipelines.cluster.connection import Cluster, explained
 from pipelines.cluster.pods import Trouble, events_about, first_trouble
+from services.shared.errors import NotFound
 
 
 def trouble_of_job(cluster: Cluster, name: str) -> Trouble | None:
@@ -21,6 +23,12 @@ def trouble_of_job(cluster: Cluster, name: str) -> Trouble | None:
         return first_trouble(cluster, pods.items)
     refusals = [event for event in events_about(cluster, "Job", name) if event.reason == "FailedCreate"]
     return refusal_to_create(refusals[-1].message or "") if refusals else None
+
+
+def delete_job(cluster: Cluster, name: str) -> None:
+    """Delete a Job and its pods; one that is gone already is no error."""
+    with suppress(NotFound), explained(f"delete job {name}", field=f"{cluster.namespace}/{name}"):
+        cluster.batch.delete_namespaced_job(name, cluster.namespace, propagation_policy="Background")
 
 
 def refusal_to_create(message: str) -> Trouble:

@@ -56,8 +56,9 @@ def figures(increases: Iterable[Sample]) -> ServingFigures:
     requests: Counter[str] = Counter()
     buckets: Counter[float] = Counter()
     for each in increases:
-        requests += each.requests
-        buckets += each.buckets
+        requests.update(each.requests)
+        # Not "+=", which drops the empty buckets that bound the others from below.
+        buckets.update(each.buckets)
     return ServingFigures(
         requests=sum(requests.values()),
         errors=sum(count for code, count in requests.items() if code.startswith("5")),

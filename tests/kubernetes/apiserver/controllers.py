@@ -88,14 +88,17 @@ class Controllers:
 
     def tick(self) -> None:
         """Do what is to be done now."""
-        for deployment in self.store.list(DEPLOYMENTS):
-            self._deployment(deployment)
-        for replica_set in self.store.list(REPLICA_SETS):
-            self._replica_set(replica_set)
-        for job in self.store.list(JOBS):
-            self._job(job)
-        for quota in self.store.list(QUOTAS):
-            self._quota(quota)
+        ending = self._ending()
+        work: tuple[tuple[Kind, Callable[[Object], None]], ...] = (
+            (DEPLOYMENTS, self._deployment),
+            (REPLICA_SETS, self._replica_set),
+            (JOBS, self._job),
+            (QUOTAS, self._quota),
+        )
+        for kind, bring in work:
+            for entry in self.store.list(kind):
+                if entry["metadata"]["namespace"] not in ending:
+                    bring(entry)
         self._collect()
 
     # Deployments
@@ -237,8 +240,7 @@ class Controllers:
         metadata["generateName"] = f"{owner['metadata']['name']}-"
         metadata["labels"] = {**metadata.get("labels", {}), **labels}
         metadata["ownerReferences"] = [_owner(api_version, kind, owner)]
-        made = self._create(PODS, owner["metadata"]["namespace"], template)
-        return self.store.change(PODS, made, lambda pod: pod.setdefault("status", {"phase": "Pending"}))
+        return self._create(PODS, owner["metadata"]["namespace"], template)
 
     # Jobs
 
@@ -309,17 +311,24 @@ class Controllers:
     # Garbage
 
     def _collect(self) -> None:
-        """Take away what belongs to an owner or a namespace that is gone."""
+        """Take away what belongs to an owner that is gone or to a namespace that ends."""
         everything = [(kind, entry) for kind in KINDS for entry in self.store.list(kind)]
         alive = {entry["metadata"]["uid"] for _, entry in everything}
-        places = {entry["metadata"]["name"] for kind, entry in everything if kind is NAMESPACES}
+        ending = self._ending()
         for kind, entry in everything:
             if not kind.namespaced or "deletionTimestamp" in entry["metadata"]:
                 continue
             owners = entry["metadata"].get("ownerReferences", [])
             orphaned = owners and all(owner["uid"] not in alive for owner in owners)
-            if orphaned or entry["metadata"]["namespace"] not in places:
+            if orphaned or entry["metadata"]["namespace"] in ending:
                 remove(self.store, kind, entry)
+        for name in ending:
+            if not any(self.store.list(kind, name) for kind in KINDS if kind.namespaced):
+                self.store.remove(NAMESPACES, "", name)
+
+    def _ending(self) -> set[str]:
+        spaces = self.store.list(NAMESPACES)
+        return {entry["metadata"]["name"] for entry in spaces if "deletionTimestamp" in entry["metadata"]}
 
 
 def _owner(api_version: str, kind: str, entry: Object) -> Object:

@@ -140,6 +140,11 @@ class Api:
         if made.get("metadata", {}).get("namespace", namespace) != namespace:
             raise Fault(400, "the namespace of the provided object does not match the namespace sent on the request")
         admission.check(kind, made)
+        home = self.store.find(NAMESPACES, "", namespace)
+        if home is not None and "deletionTimestamp" in home["metadata"]:
+            name = made["metadata"].get("name", "")
+            reason = f"unable to create new content in namespace {namespace} because it is being terminated"
+            raise faults.forbidden(kind, name, reason)
         if kind in (PODS, JOBS, DEPLOYMENTS):
             admission.check_quota(self.store, kind, namespace, made)
         created = self.store.create(kind, namespace, made)
@@ -235,7 +240,16 @@ class Api:
 
 
 def remove(store: Store, kind: Kind, entry: Object, *, orphan: bool = False) -> Object:
-    """Take an object away; a pod goes once its process has ended, and what an object owns goes with it."""
+    """Take an object away, and what it owns; pods and namespaces are marked, and go once what they hold has ended."""
+    if kind is NAMESPACES:
+        return store.change(
+            kind,
+            entry,
+            lambda made: (
+                made["metadata"].setdefault("deletionTimestamp", now()),
+                made.update(status={"phase": "Terminating"}),
+            ),
+        )
     if kind is PODS and entry.get("spec", {}).get("nodeName"):
         grace = entry["spec"]["terminationGracePeriodSeconds"]
         marks = {"deletionTimestamp": now(), "deletionGracePeriodSeconds": grace}

@@ -92,8 +92,10 @@ _JOB = {"parallelism": 1, "completions": 1, "backoffLimit": 6, "completionMode":
 
 def with_defaults(kind: Kind, entry: Object) -> Object:
     """Return an object with the defaults that the API server fills in."""
-    made = copy.deepcopy(entry)
+    made = _without_nulls(entry)
     spec = made.setdefault("spec", {}) if kind in (PODS, DEPLOYMENTS, REPLICA_SETS, JOBS) else {}
+    if "status" in kind.subresources and "status" not in made:
+        made["status"] = {"phase": "Pending"} if kind is PODS else {}
     if kind is PODS:
         _fill_pod(spec)
     elif kind is DEPLOYMENTS:
@@ -107,6 +109,13 @@ def with_defaults(kind: Kind, entry: Object) -> Object:
     return made
 
 
+def _without_nulls(entry: Any) -> Any:
+    """Return a copy without what is null: an unset field."""
+    if isinstance(entry, dict):
+        return {name: _without_nulls(value) for name, value in entry.items() if value is not None}
+    return [_without_nulls(value) for value in entry] if isinstance(entry, list) else entry
+
+
 def _fill(target: Object, defaults: Object) -> None:
     for name, value in defaults.items():
         target.setdefault(name, copy.deepcopy(value))
@@ -116,6 +125,10 @@ def _fill_pod(spec: Object) -> None:
     _fill(spec, _POD)
     for container in [*spec.get("initContainers", []), *spec.get("containers", [])]:
         _fill(container, _CONTAINER)
+        for what in ("limits", "requests"):
+            if what in container["resources"]:
+                values = container["resources"][what]
+                container["resources"][what] = {name: str(value) for name, value in values.items()}
         limits = container["resources"].get("limits", {})
         if limits:
             _fill(container["resources"].setdefault("requests", {}), limits)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -329,12 +330,16 @@ async def _ask(pod: Object, address: str, probe: Object) -> str | None:
     try:
         async with asyncio.timeout(probe["timeoutSeconds"]):
             reader, writer = await asyncio.open_connection(address, port)
-            if kind == "tcpSocket":
+            try:
+                if kind == "tcpSocket":
+                    return None
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
+                status = int((await reader.readline()).split()[1])
+                await reader.read()
+            finally:
                 writer.close()
-                return None
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode())
-            status = int((await reader.readline()).split()[1])
-            writer.close()
+                with suppress(OSError):
+                    await writer.wait_closed()
     except TimeoutError:
         return f'Get "http://{address}:{port}{path}": context deadline exceeded'
     except (OSError, IndexError) as error:
