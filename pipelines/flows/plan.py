@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.flows.retrain import look, targets_of, workspace_of
+from pipelines.flows.retraining_steps import look, targets_of, workspace_of
 from pipelines.flows.version_inputs import training_cases
 from pipelines.parameters import read_section
 from pipelines.promotion.lock import read_lease, utc_now

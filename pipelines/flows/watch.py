@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.deployments import run_deployment
 
-from pipelines.flows.retrain import look, workspace_of
+from pipelines.flows.retraining_steps import look, workspace_of
 from pipelines.parameters import read_section
 from pipelines.promotion.findings import Checked
 from pipelines.promotion.parameters import RetrainParameters

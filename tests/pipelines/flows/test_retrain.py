@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.flows import retrain as flow
+from pipelines.flows import retraining_steps
 from pipelines.flows.plan import plan_retraining
 from pipelines.flows.promote import NotPromoted, promote_version, roll_back
 from pipelines.flows.retrain import retrain
@@ -146,10 +146,10 @@ def test_a_dirty_tree_stops_it_and_committing_is_the_way_on(hospital: Hospital) 
 def test_an_unreachable_remote_is_tried_again_then_told_and_the_run_goes_on(
     hospital: Hospital, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flow, "RETRY_DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr("pipelines.flows.retrain.RETRY_DELAYS_S", (0.0, 0.0))
     tries = []
-    pull = flow._pull
-    monkeypatch.setattr(flow, "_pull", lambda work: tries.append(1) or pull(work))
+    pull = retraining_steps.pull
+    monkeypatch.setattr(retraining_steps, "pull", lambda work: tries.append(1) or pull(work))
     kept = hospital.root.parent / "kept"
     kept.rename(kept.with_name("away"))
     with pytest.raises(RemoteUnreachable, match="kept"):
@@ -214,6 +214,9 @@ def test_by_hand_the_same_gate_and_the_same_trial_and_back_again(promoted: Hospi
     done = runner.invoke(app, ["rollback", MODEL, "--reason", "a doubt"])
     assert done.exit_code == 0, done.output
     assert registry.champion(storage, MODEL) == first == registry.serving(storage, MODEL)
+    run = retrain(now="2031-03-10T03:00:00")  # what a person took out of service comes back by hand alone
+    assert run.outcome == "kept"
+    assert "a doubt" in str(run.reason)
     done = runner.invoke(app, ["promote", f"{MODEL}/{second}", "--without-comparison", "--reason", "no doubt"])
     assert done.exit_code == 0, done.output
     assert registry.champion(storage, MODEL) == second
