@@ -14,7 +14,7 @@ from pipelines.simulate import SimulateParameters, simulate_cohort
 from services.shared.errors import GliaflowError
 from services.shared.settings import ServiceName, settings
 from services.shared.storage import Storage
-from tests.contracts.servers import Server
+from tests.contracts.servers import START_S, Server
 
 COHORT = "phantom"
 
@@ -33,7 +33,7 @@ class Both:
         if name not in self._remote:
             self._servers[name] = Server(name, self.there)
             self._remote[name] = RemoteService(service_class(name), self._servers[name].url)
-            self._remote[name].wait_until_ready(seconds=120)
+            self._remote[name].wait_until_ready(seconds=START_S)
         return self._remote[name]
 
     def call(self, name: ServiceName, method: str, request: BaseModel) -> BaseModel:

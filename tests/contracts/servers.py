@@ -15,6 +15,8 @@ from services.shared.settings import ServiceName
 IN_IMAGES = bool(os.environ.get("GLIAFLOW_TEST_IMAGES"))
 """Whether the servers are containers of `make images` instead of processes of this installation."""
 ENGINE = str(Path(__file__).resolve().parents[2] / "infra" / "engine.sh")
+START_S = 300.0
+"""Seconds that a server may take to become ready, as the charts allow."""
 if IN_IMAGES:
     os.umask(0)  # the images' user is none of this machine's
 

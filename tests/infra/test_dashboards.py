@@ -17,7 +17,7 @@ from pipelines.clients import RemoteService, service_class
 from services.model_serving.contracts import PredictRequest, RegisterRequest
 from services.shared.errors import NotFound
 from services.shared.storage import Storage
-from tests.contracts.servers import Server
+from tests.contracts.servers import START_S, Server
 from tests.infra.toy_model import write_toy_model
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
@@ -62,7 +62,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     server = Server("model_serving", root)
     client = RemoteService(service_class("model_serving"), server.url)
     try:
-        client.wait_until_ready(seconds=120)
+        client.wait_until_ready(seconds=START_S)
         client.register(RegisterRequest(folder="studies/phantom/toy/model"))
         client.register(RegisterRequest(folder="studies/phantom/toy/model"))
         client.predict(PredictRequest(model="toy", features={"a": 50.0, "b": None}))
