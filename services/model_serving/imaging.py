@@ -38,7 +38,7 @@ Array = npt.NDArray[np.float32]
 THRESHOLD = 0.5
 STEP = "imaging model"
 EXPLAIN_STEP = "explain"
-VERSION = "2"
+VERSION = "3"
 OUTSIDE_WARNING = 0.05
 
 
@@ -202,6 +202,9 @@ def patient_activation(
 ) -> sitk.Image:
     """Return a network's Grad-CAM for one patient on the grid of the patient's volumes, 0 to 1.
 
+    The maps are the last with places enough to tell where; see
+    :func:`services.model_serving.networks.specification.feature_layer`.
+
     Raises
     ------
     InvalidValue
@@ -209,7 +212,7 @@ def patient_activation(
     """
     device = next(network.parameters()).device
     inputs = torch.from_numpy(np.ascontiguousarray(made.values))[None].to(device)
-    found = class_activation(network, inputs, layer=feature_layer(network), target=_target(spec, target))[0]
+    found = class_activation(network, inputs, layer=feature_layer(network, spec.size), target=_target(spec, target))[0]
     laid = [sitk.GetArrayFromImage(lay_back(found, grid, reference)) for grid in made.grids]
     image = sitk.GetImageFromArray(np.clip(np.maximum.reduce(laid), 0.0, 1.0))
     image.CopyInformation(reference)

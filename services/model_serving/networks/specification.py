@@ -152,13 +152,27 @@ def build_network(spec: ImagingSpec) -> nn.Module:
     return kinds[spec.architecture](channels=spec.channels, width=spec.width)
 
 
-def feature_layer(network: nn.Module) -> nn.Module:
-    """Return the part of an imaging network whose output holds its last feature maps."""
+LEAST_PLACES = 3
+"""Places along each axis that feature maps need to tell where a network looked, as the papers' smallest have."""
+_STRIDES = {"layer3": 16, "layer2": 8, "layer1": 4}
+
+
+def feature_layer(network: nn.Module, size: tuple[int, ...] | None = None) -> nn.Module:
+    """Return the part of an imaging network whose output holds its last feature maps.
+
+    Parameters
+    ----------
+    size
+        Voxels of the input along each axis: where the last maps of so small an input have fewer than
+        :data:`LEAST_PLACES` places along an axis, the last maps that have them are meant.
+    """
     from services.model_serving.networks.grade import GradeNetwork
     from services.model_serving.networks.residual import ResidualTrunk
 
-    if isinstance(network, GradeNetwork):
-        return network.excitation
     trunk = network.get_submodule("trunk")
     assert isinstance(trunk, ResidualTrunk)
-    return trunk.body.get_submodule("layer4")
+    smallest = min(size) if size is not None else None
+    if smallest is None or -(-smallest // 32) >= LEAST_PLACES:
+        return network.excitation if isinstance(network, GradeNetwork) else trunk.body.get_submodule("layer4")
+    chosen = next((name for name, stride in _STRIDES.items() if -(-smallest // stride) >= LEAST_PLACES), "layer1")
+    return trunk.body.get_submodule(chosen)

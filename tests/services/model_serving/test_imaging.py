@@ -148,8 +148,8 @@ def test_a_network_that_reads_the_core_is_seen_to_look_there(storage, write_imag
             self.trunk = build_network(spec).trunk
             pool = torch.nn.AvgPool2d(4)
             channel = spec.sequences.index(Sequence.T1C)
-            self.trunk.body.layer4 = torch.nn.Identity()
-            self.trunk.maps = lambda x: self.trunk.body.layer4(torch.relu(pool(x[:, channel : channel + 1]) - 2))
+            self.trunk.body.layer3 = torch.nn.Identity()
+            self.trunk.maps = lambda x: self.trunk.body.layer3(torch.relu(pool(x[:, channel : channel + 1]) - 2))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             value = self.trunk.maps(x).flatten(1).mean(dim=1, keepdim=True)

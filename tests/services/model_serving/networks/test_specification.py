@@ -44,6 +44,13 @@ def test_every_specification_builds_a_network_that_takes_its_input(architecture)
         assert found.shape == ((2, 2) if spec.task == "classes" else (2,))
     assert ImagingSpec.model_validate_json(spec.model_dump_json()) == spec
     assert isinstance(feature_layer(network), torch.nn.Module)
+    found = []
+    handle = feature_layer(network, spec.size).register_forward_hook(lambda _m, _g, maps: found.append(maps))
+    with torch.inference_mode():
+        network(torch.randn(1, *spec.input_shape))
+    handle.remove()
+    assert min(found[0].shape[2:]) >= 3
+    assert feature_layer(network, (96, 128, 96)) is feature_layer(network)
 
 
 @pytest.mark.parametrize(
