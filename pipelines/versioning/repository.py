@@ -30,6 +30,7 @@ WORKSPACE = "workspace"
 Progress = Callable[[int, int, str], None]
 
 _LAST_LINES = 12
+_OUTPUT = "output "
 
 
 @dataclass(frozen=True)
@@ -196,16 +197,41 @@ class Repository:
         with self.dvc() as repo:
             objects.send(outputs_of(read_stages(repo)), _cache(repo), open_remote(repo), progress=progress)
 
-    def save(self, targets: Iterable[str] = ()) -> None:
-        """Take outputs as they are now into the version, without running their stages.
+    def save(self, targets: Iterable[str] = ()) -> tuple[str, ...]:
+        """Take outputs as they are now into the version, without running their stages, and return those stages.
 
-        For what changes outputs in place, such as the promotion of a registered model.
+        For what changes outputs in place, such as the promotion of a registered model. A stage whose inputs changed too
+        must run: it is left out, or refused where it is named.
+
+        Raises
+        ------
+        NotFound
+            Where there is no such stage or output.
+        UnsavedData
+            Where the inputs of a named stage changed.
         """
-        with self.dvc() as repo:
-            names = [name_of(repo, stage) for stage in _matching(repo, tuple(targets))]
-        done = self._run("commit", "--force", *names)
-        if done.returncode != 0:
-            raise VersioningFailed("outputs could not be saved", field=", ".join(names), got=_last_lines(done.stdout))
+        from dvc.repo import lock_repo
+
+        named = tuple(targets)
+        with self.dvc() as repo, lock_repo(repo):
+            state = {name_of(repo, stage): _reasons(stage) for stage in _matching(repo, named)}
+        stale = {name: [line for line in lines if not line.startswith(_OUTPUT)] for name, lines in state.items()}
+        for name in sorted(state):
+            if named and stale[name]:
+                raise UnsavedData(
+                    "the inputs of a stage changed too, so that its outputs were not made from them",
+                    step=name,
+                    got="; ".join(stale[name]),
+                    remedy=f"run it: 'dvc repro {name}'",
+                )
+        names = [name for name, lines in state.items() if lines and not stale[name]]
+        if names:
+            done = self._run("commit", "--force", *names)
+            if done.returncode != 0:
+                raise VersioningFailed(
+                    "outputs could not be saved", field=", ".join(names), got=_last_lines(done.stdout)
+                )
+        return tuple(names)
 
     def keep(self, cohort: str) -> Path:
         """Take a cohort's imported data into the version, and return the file that git keeps of it.
@@ -389,6 +415,8 @@ def _matching(repo: Repo, targets: tuple[str, ...]) -> list[DvcStage]:
 
 def _reasons(stage: DvcStage) -> tuple[str, ...]:
     """Return what DVC's status of a stage says, a line each."""
+    if stage.cmd and not any(out.hash_info for out in stage.outs):
+        return ("it has never run",)
     lines: list[str] = []
     for entry in chain.from_iterable(stage.status().values()):
         if isinstance(entry, str):
@@ -399,7 +427,7 @@ def _reasons(stage: DvcStage) -> tuple[str, ...]:
                 if isinstance(change, dict):  # parameters, by name
                     lines += [f"parameter {name} of {path}: {how}" for name, how in change.items()]
                 else:
-                    lines.append(f"{'output' if 'outs' in what else 'dependency'} {path}: {change}")
+                    lines.append(f"{_OUTPUT if 'outs' in what else 'dependency '}{path}: {change}")
     return tuple(lines)
 
 
