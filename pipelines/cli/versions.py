@@ -125,14 +125,18 @@ def add(cohort: Annotated[str, typer.Argument(help="Cohort below raw/")]) -> Non
 def save(
     stages: Annotated[list[str] | None, typer.Argument(help="Stages or outputs of dvc.yaml [default: all]")] = None,
 ) -> None:
-    """**Save** outputs as they are now into dvc.lock without running their stages, such as after a promotion."""
+    """**Save** outputs that were changed in place into dvc.lock without running their stages, such as by a promotion.
+
+    A stage whose inputs changed too must run: it is left out, or refused where it is named.
+    """
     from pipelines.versioning.repository import Repository
 
     with progress_bar("Saving") as progress:
         progress(0, 1, "")
-        Repository.open().save(stages or ())
+        saved = Repository.open().save(stages or ())
         progress(1, 1, "")
-    console.print("save: dvc.lock holds the outputs as they are; commit it")
+    told = f"dvc.lock holds the outputs of {', '.join(saved)} as they are; commit it" if saved else "nothing to save"
+    console.print(f"save: {told}", highlight=False)
 
 
 @app.command()

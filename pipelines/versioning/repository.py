@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipelines.versioning import git, objects
 from pipelines.versioning.errors import StageFailed, UnsavedData, VersioningFailed
+from pipelines.versioning.plan import OUTPUT, StagePlan, matching_stages, plan_stages, reasons_to_run
 from pipelines.versioning.remote import Remote, open_remote, use_remote
-from pipelines.versioning.tracked import Output, Stage, makers_of, name_of, outputs_of, read_stages
+from pipelines.versioning.tracked import Output, Stage, name_of, outputs_of, read_stages
 from services.shared.contracts import CaseRef
 from services.shared.errors import NotFound, Unavailable
 from services.shared.settings import settings, stage_environment
@@ -22,7 +22,8 @@ from services.shared.storage import Storage
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
-    from dvc.stage import Stage as DvcStage
+
+__all__ = ["WORKSPACE", "Progress", "Repository", "StagePlan"]
 
 WORKSPACE = "workspace"
 """The storage root as dvc.yaml writes it."""
@@ -30,30 +31,6 @@ WORKSPACE = "workspace"
 Progress = Callable[[int, int, str], None]
 
 _LAST_LINES = 12
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """A stage that would run.
-
-    Parameters
-    ----------
-    stage
-        Its name in dvc.yaml.
-    reasons
-        What changed: dependencies, parameters, outputs, the command. Empty where nothing of its own has.
-    follows
-        Stages before it that would run; it runs too if they change what it reads.
-    """
-
-    stage: str
-    reasons: tuple[str, ...]
-    follows: tuple[str, ...]
-
-    @property
-    def is_certain(self) -> bool:
-        """Whether it runs whatever the stages before it make."""
-        return bool(self.reasons)
 
 
 @dataclass(frozen=True)
@@ -196,16 +173,41 @@ class Repository:
         with self.dvc() as repo:
             objects.send(outputs_of(read_stages(repo)), _cache(repo), open_remote(repo), progress=progress)
 
-    def save(self, targets: Iterable[str] = ()) -> None:
-        """Take outputs as they are now into the version, without running their stages.
+    def save(self, targets: Iterable[str] = ()) -> tuple[str, ...]:
+        """Take outputs as they are now into the version, without running their stages, and return those stages.
 
-        For what changes outputs in place, such as the promotion of a registered model.
+        For what changes outputs in place, such as the promotion of a registered model. A stage whose inputs changed too
+        must run: it is left out, or refused where it is named.
+
+        Raises
+        ------
+        NotFound
+            Where there is no such stage or output.
+        UnsavedData
+            Where the inputs of a named stage changed.
         """
-        with self.dvc() as repo:
-            names = [name_of(repo, stage) for stage in _matching(repo, tuple(targets))]
-        done = self._run("commit", "--force", *names)
-        if done.returncode != 0:
-            raise VersioningFailed("outputs could not be saved", field=", ".join(names), got=_last_lines(done.stdout))
+        from dvc.repo import lock_repo
+
+        named = tuple(targets)
+        with self.dvc() as repo, lock_repo(repo):
+            state = {name_of(repo, stage): reasons_to_run(stage) for stage in matching_stages(repo, named)}
+        stale = {name: [line for line in lines if not line.startswith(OUTPUT)] for name, lines in state.items()}
+        for name in sorted(state):
+            if named and stale[name]:
+                raise UnsavedData(
+                    "the inputs of a stage changed too, so that its outputs were not made from them",
+                    step=name,
+                    got="; ".join(stale[name]),
+                    remedy=f"run it: 'dvc repro {name}'",
+                )
+        names = [name for name, lines in state.items() if lines and not stale[name]]
+        if names:
+            done = self._run("commit", "--force", *names)
+            if done.returncode != 0:
+                raise VersioningFailed(
+                    "outputs could not be saved", field=", ".join(names), got=_last_lines(done.stdout)
+                )
+        return tuple(names)
 
     def keep(self, cohort: str) -> Path:
         """Take a cohort's imported data into the version, and return the file that git keeps of it.
@@ -250,18 +252,9 @@ class Repository:
             Where there is no such stage or output.
         """
         from dvc.repo import lock_repo
-        from dvc.repo.reproduce import get_active_graph, plan_repro
 
-        planned: dict[str, StagePlan] = {}
         with self.dvc() as repo, lock_repo(repo):
-            graph = get_active_graph(repo.index.graph)
-            for stage in plan_repro(graph, _matching(repo, tuple(targets)) if targets else None):
-                name = name_of(repo, stage)
-                reasons = _reasons(stage)
-                follows = tuple(sorted({name_of(repo, before) for before in graph.successors(stage)} & planned.keys()))
-                if reasons or follows:
-                    planned[name] = StagePlan(name, reasons, follows)
-        return tuple(planned.values())
+            return plan_stages(repo, tuple(targets))
 
     def reproduce(self, targets: Iterable[str] = (), progress: Progress | None = None) -> tuple[str, ...]:
         """Run the stages whose inputs changed, each in a process of its own, and return their names.
@@ -292,7 +285,7 @@ class Repository:
         from dvc.repo import lock_repo
 
         with self.dvc() as repo, lock_repo(repo):
-            return any(_reasons(stage) for stage in repo.index.stages if name_of(repo, stage) == name)
+            return any(reasons_to_run(stage) for stage in repo.index.stages if name_of(repo, stage) == name)
 
     def run_stage(self, name: str, *, anew: bool = False) -> None:
         """Run one stage with this checkout's code; ``anew`` runs it whatever is known, and saves nothing.
@@ -368,39 +361,6 @@ class Repository:
 
 def _cache(repo: Repo) -> objects.Cache:
     return objects.Cache(repo.cache.local)
-
-
-def _matching(repo: Repo, targets: tuple[str, ...]) -> list[DvcStage]:
-    """Return the stages that have a target's name, or make a path in or around it; all without targets."""
-    every = {name_of(repo, stage): stage for stage in repo.index.stages}
-    if not targets:
-        return list(every.values())
-    known = read_stages(repo)
-    found: dict[str, DvcStage] = {}
-    for target in targets:
-        names = [target] if target in every else [stage.name for stage in makers_of(known, target)]
-        if not names:
-            raise NotFound(
-                "there is no such stage", field="target", expected=f"one of {', '.join(sorted(every))}", got=target
-            )
-        found |= {name: every[name] for name in names}
-    return list(found.values())
-
-
-def _reasons(stage: DvcStage) -> tuple[str, ...]:
-    """Return what DVC's status of a stage says, a line each."""
-    lines: list[str] = []
-    for entry in chain.from_iterable(stage.status().values()):
-        if isinstance(entry, str):
-            lines.append(entry)
-            continue
-        for what, changes in entry.items():
-            for path, change in changes.items():
-                if isinstance(change, dict):  # parameters, by name
-                    lines += [f"parameter {name} of {path}: {how}" for name, how in change.items()]
-                else:
-                    lines.append(f"{'output' if 'outs' in what else 'dependency'} {path}: {change}")
-    return tuple(lines)
 
 
 def _last_lines(printed: str) -> str:

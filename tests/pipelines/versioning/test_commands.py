@@ -19,7 +19,7 @@ def test_commands_work_from_a_folder_inside(repository: Repository, monkeypatch:
     counted = repository.root / "workspace" / "features" / "bytes.txt"
     counted.unlink()
     counted.write_text("counted by hand")
-    for command, said in (("save", "dvc.lock holds"), ("push", "every object"), ("pull", "in the workspace")):
+    for command, said in (("save", "outputs of count"), ("push", "every object"), ("pull", "in the workspace")):
         result = CliRunner().invoke(app, ["data", command], catch_exceptions=False)
         assert result.exit_code == 0
         assert said in result.stderr

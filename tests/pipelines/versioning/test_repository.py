@@ -197,6 +197,22 @@ def test_pull_does_not_remove_what_no_version_has(repository: Repository) -> Non
     assert [step.stage for step in repository.plan()] == ["count"]
 
 
+def test_outputs_of_changed_inputs_are_not_saved(repository: Repository) -> None:
+    (repository.root / "source" / "c.txt").write_text("three")
+    with pytest.raises(UnsavedData, match="dependency source: modified"):
+        repository.save(["make"])
+    assert repository.save() == ()
+    assert [step.stage for step in repository.plan()] == ["make", "count"]
+
+
+def test_stage_that_never_ran_says_so(repository: Repository) -> None:
+    with (repository.root / "dvc.yaml").open("a") as file:
+        file.write("  late:\n    cmd: cp other.txt workspace/late.txt\n    outs: [workspace/late.txt]\n")
+    (step,) = repository.plan(["late"])
+    assert step.reasons == ("it has never run",)
+    assert step.is_certain
+
+
 def test_two_at_a_time_are_refused(repository: Repository) -> None:
     from dvc.repo import lock_repo
 
