@@ -14,7 +14,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from kubernetes import client
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from pipelines.cluster.connection import Cluster
 from pipelines.flows.jobs import JobNotStarted, JobSpec, submit, wait
 from pipelines.flows.segment import segment_cohort
@@ -189,7 +191,15 @@ def test_a_pool_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     settings.cache_clear()
     with pytest.raises(NotFound, match="no such work pool"):
         submit(JobSpec(arguments=STEP))
+    # On the command line, what follows the step is the step's own.
+    told = CliRunner().invoke(app, ["submit", "--gpus", "1", "train", "--cohort", "phantom"])
+    assert isinstance(told.exception, NotFound)
     settings.cache_clear()
+
+
+def test_a_label_of_nodes_has_a_value() -> None:
+    told = CliRunner().invoke(app, ["submit", "--node", "gpu", "train"])
+    assert (told.exit_code, "LABEL=VALUE" in told.output) == (2, True)
 
 
 def test_variables_are_those_of_the_charts_template(release: Rendered) -> None:
