@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -150,18 +151,18 @@ def test_an_unreachable_remote_is_tried_again_then_told_and_the_run_goes_on(
     tries = []
     pull = retraining_steps.pull
     monkeypatch.setattr(retraining_steps, "pull", lambda work: tries.append(1) or pull(work))
-    kept = hospital.root.parent / "kept"
-    kept.rename(kept.with_name("away"))
-    with pytest.raises(RemoteUnreachable, match="kept"):
+    local = hospital.root / ".dvc" / "config.local"
+    local.write_text("['remote \"beside\"']\n    url = /nowhere/at/all\n")
+    with pytest.raises(RemoteUnreachable, match="/nowhere/at/all"):
         retrain(now=NOW)
     assert len(tries) == 3
-    kept.with_name("away").rename(kept)
+    local.unlink()
     run = retrain()
     assert (run.id, run.outcome) == (f"20310303T030000Z-{MODEL}", "unchanged")
 
 
 def test_two_at_once(hospital: Hospital) -> None:
-    with hold_lock(hospital.storage, "somebody"):
+    with hold_lock(hospital.storage, "somebody", clock=lambda: datetime.fromisoformat(f"{NOW}+00:00")):
         with pytest.raises(Locked, match="somebody"):
             retrain(now=NOW)
         with pytest.raises(Locked, match="somebody"):
