@@ -1,0 +1,1 @@
+"""Speed of survival analytics beside its peers: ``python -m tests.benchmarks.survival``."""
