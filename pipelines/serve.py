@@ -6,8 +6,10 @@ import os
 import sys
 
 from pipelines.clients import service_target
+from services.model_serving.registry import check_pins
 from services.shared.errors import InvalidValue, NotFound
 from services.shared.settings import SERVICE_NAMES, settings
+from services.shared.storage import open_storage
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -36,6 +38,14 @@ def serve_command(name: str, *, host: str = "127.0.0.1", port: int = 3000) -> li
 
 
 def serve_service(name: str, *, host: str, port: int) -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is ended.
+
+    Raises
+    ------
+    NotFound, ChangedFile, UnreadableFile
+        Where model_serving is pinned to a version that it cannot serve: an orchestrator then sees why at once.
+    """
     command = serve_command(name, host=host, port=port)
+    if name == "model_serving":
+        check_pins(open_storage())
     os.execv(command[0], command)  # noqa: S606 - the command is made of checked parts

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pydantic import ValidationError
 
-from pipelines.cli import data, operations, steps, studies
+from pipelines.cli import cluster, data, operations, steps, studies
 from pipelines.cli.app import app, print_problem
 from services.shared.errors import GliaflowError, InvalidValue
 from services.shared.settings import quiet_libraries
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": studies.report,
     "predict": studies.predict,
     "serve": operations.serve,
+    "submit": cluster.submit,
     "demo": operations.demo,
     "doctor": operations.doctor,
 }
@@ -36,8 +37,13 @@ _EPILOGUES: dict[str, Callable[[], str]] = {
     "study": studies.studies_help,
 }
 
+_CONTEXTS: dict[str, dict[str, object]] = {
+    # What follows the step is the step's own.
+    "submit": {"allow_interspersed_args": False},
+}
+
 for _name, _command in COMMANDS.items():
-    app.command(_name, epilog=_EPILOGUES.get(_name, str)())(_command)
+    app.command(_name, epilog=_EPILOGUES.get(_name, str)(), context_settings=_CONTEXTS.get(_name))(_command)
 
 
 def main() -> None:

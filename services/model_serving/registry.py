@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from services.model_serving.package import DESCRIPTION, Package, read_files, unpack, write_package
 from services.shared.errors import ChangedFile, NotFound
+from services.shared.settings import settings
 from services.shared.storage import Storage
 
 ROOT = "models/registry"
@@ -98,6 +99,8 @@ def champion(storage: Storage, model: str) -> str | None:
 def resolve(storage: Storage, reference: str) -> Registered:
     """Return the version that a reference names: ``model``, ``model/champion``, ``model/latest``, ``model/<version>``.
 
+    ``model`` alone is the version that this process is pinned to (``GLIAFLOW_MODEL_PINS``), else the champion.
+
     Raises
     ------
     NotFound
@@ -106,7 +109,7 @@ def resolve(storage: Storage, reference: str) -> Registered:
     model, _, wanted = reference.partition("/")
     version: str | None = wanted
     if wanted in ("", CHAMPION):
-        version = champion(storage, model)
+        version = (settings().model_pins.get(model) if not wanted else None) or champion(storage, model)
     elif wanted == "latest":
         versions = list_versions(storage, model)
         version = versions[-1].version if versions else None
@@ -121,6 +124,18 @@ def resolve(storage: Storage, reference: str) -> Registered:
         got=reference,
         remedy="run 'gliaflow study' and register its model",
     )
+
+
+def check_pins(storage: Storage) -> None:
+    """Read every version that this process is pinned to, so that one that cannot be served is told at the start.
+
+    Raises
+    ------
+    NotFound, ChangedFile, UnreadableFile
+        Where a version is missing, or is not what was registered.
+    """
+    for model, version in sorted(settings().model_pins.items()):
+        load(storage, resolve(storage, f"{model}/{version}"))
 
 
 def load(storage: Storage, entry: Registered) -> Package:

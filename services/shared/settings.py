@@ -52,6 +52,14 @@ class Settings(BaseSettings):
         "https://services.cancerimagingarchive.net/nbia-api/services/v4", description="NBIA REST interface of TCIA"
     )
     gdc_url: str = Field("https://api.gdc.cancer.gov", description="REST interface of the Genomic Data Commons")
+    model_pins: dict[str, str] = Field(
+        default_factory=dict,
+        description='Versions that model_serving serves in place of champions: {"grading": "v0002-0123456789ab"}',
+    )
+    kubeconfig: Path | None = Field(None, description="Kubeconfig of the cluster; default the pod's own, or kubectl's")
+    kubernetes_namespace: str | None = Field(None, description="Namespace; default the pod's, or the kubeconfig's")
+    kubernetes_deployment: str = Field("gliaflow-model-serving", description="Deployment that serves models")
+    work_pool: str = Field("gliaflow", description="Prefect work pool of type kubernetes that runs jobs")
     real_data: Path = Field(Path("../shared/data"), description="Folder of public data for real-input runs")
     r_oracle: Path = Field(Path("../shared/r-oracle"), description="Folder of reference results from R")
     dask_scheduler: str | None = Field(

@@ -86,7 +86,8 @@ def test_roles_grant_the_least(rendered: Rendered) -> None:
                 "resourceNames": ["rel-model-serving"],
                 "verbs": ["get", "patch"],
             },
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
+            {"apiGroups": [""], "resources": ["pods", "events"], "verbs": ["list"]},
+            {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["delete"]},
         ],
     }
     assert rendered.has("Deployment", "model-serving")

@@ -4,6 +4,9 @@
 {{- range list "preprocessing" "segmentation" "feature_store" "model_serving" "survival_analytics" }}
 {{ printf "GLIAFLOW_%s_URL" (upper .) }}: http://{{ include "gliaflow.fullname" (dict "root" $ "name" .) }}:3000
 {{- end }}
+GLIAFLOW_KUBERNETES_NAMESPACE: {{ .Release.Namespace }}
+GLIAFLOW_KUBERNETES_DEPLOYMENT: {{ include "gliaflow.fullname" (dict "root" . "name" "model_serving") }}
+GLIAFLOW_WORK_POOL: {{ .Values.prefect.pool | quote }}
 {{- end -}}
 
 {{- /* root → the work pool's base job template: what the worker makes of a flow run, with placeholders for job variables */ -}}
@@ -24,6 +27,7 @@
     "imagePullPolicy" .Values.global.image.pullPolicy
     "command" (list "/usr/bin/env")
     "args" "{{ command }}"
+    "terminationMessagePolicy" "FallbackToLogsOnError"
     "envFrom" (list (dict "configMapRef" (dict "name" (include "gliaflow.fullname" (dict "root" . "name" "pipelines")))))
     "env" $env
     "resources" (dict "requests" (dict "cpu" "{{ cpu_request }}" "memory" "{{ memory_request }}") "limits" $limits)
@@ -71,19 +75,13 @@
     "gpus" (dict "type" "integer" "minimum" 0 "default" 0)
     "node_selector" (dict "type" "object" "additionalProperties" $text "default" dict)
     "runtime_class" (dict "type" "string" "description" (printf "Jobs with GPUs: %s" ($jobs.gpu.runtimeClassName | default "none")))
-    "deadline_seconds" (dict "type" "integer" "minimum" 1 "default" 86400)
-    "stream_output" (dict "type" "boolean" "default" true)
-    "pod_watch_timeout_seconds" (dict "type" "integer" "default" 600 "description" "How long a pod may stay Pending: GPU nodes take minutes to come")
-    "job_watch_timeout_seconds" (dict "type" "integer") -}}
+    "deadline_seconds" (dict "type" "integer" "minimum" 1 "default" 86400 "description" "Seconds after which the job is ended, Pending included") -}}
 {{- $configuration := dict
     "name" "{{ name }}"
     "namespace" "{{ namespace }}"
     "command" "{{ command }}"
     "env" "{{ env }}"
     "labels" "{{ labels }}"
-    "stream_output" "{{ stream_output }}"
-    "pod_watch_timeout_seconds" "{{ pod_watch_timeout_seconds }}"
-    "job_watch_timeout_seconds" "{{ job_watch_timeout_seconds }}"
     "job_manifest" $manifest -}}
 {{- dict "variables" (dict "type" "object" "properties" $variables) "job_configuration" $configuration | toPrettyJson -}}
 {{- end -}}

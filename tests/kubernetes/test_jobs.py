@@ -1,0 +1,166 @@
+"""Steps of gliaflow as Jobs: a real Prefect server and worker, the chart's job template, the worker's own rights."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kubernetes import client
+
+from pipelines.cluster.connection import Cluster
+from pipelines.flows.jobs import JobNotStarted, JobSpec, submit, wait
+from services.shared.errors import InvalidValue, NotFound
+from services.shared.settings import settings
+from tests.charts.rendered import NAMESPACE, Rendered
+from tests.kubernetes.manifests import GPU
+from tests.kubernetes.place import PATIENCE_S, Place, apply, connection
+
+pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
+STEP = ("simulate", "--cohort", "try", "--cases", "1", "--segmentation-cases", "0")
+
+
+@pytest.fixture(scope="module")
+def space(place: Place, release: Rendered) -> Iterator[tuple[Cluster, Cluster]]:
+    """A namespace with what the chart's jobs need, as administrator and as promoter."""
+    stand_in = place.require_stand_in("pods of a real cluster cannot reach the Prefect server of this test")
+    name = "gliaflow-jobs"
+    admin = place.admin(name)
+    admin.core.create_namespace({"metadata": {"name": name}})
+    for account in ("worker", "job", "promoter"):
+        apply(admin, release.named("ServiceAccount", account))
+        if account != "job":
+            apply(admin, release.named("Role", account), release.named("RoleBinding", account))
+    token = {"kind": "Secret", "metadata": {"name": "gliaflow-token"}, "stringData": {"token": "t"}}
+    apply(admin, release.named("ConfigMap", "pipelines"), token)
+    apply(admin, *release.of("PersistentVolumeClaim"))
+    stand_in.images["gliaflow/pipelines:0.1.0"] = stand_in.images[place.image]
+    yield admin, connection(place.account(name, "rel-promoter"), name, inside=True)
+    admin.core.delete_namespace(name)
+
+
+@pytest.fixture(scope="module")
+def worker(
+    place: Place, release: Rendered, space: tuple[Cluster, Cluster], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The chart's worker, started with the chart's command on the chart's template."""
+    from prefect.settings import PREFECT_API_URL
+
+    folder = tmp_path_factory.mktemp("worker")
+    namespace = space[0].namespace
+    template = folder / "base-job-template.json"
+    text = release.named("ConfigMap", "worker")["data"]["base-job-template.json"]
+    template.write_text(text.replace(f'"{NAMESPACE}"', f'"{namespace}"'))
+    (container,) = release.named("Deployment", "worker")["spec"]["template"]["spec"]["containers"]
+    program, *words = container["command"]
+    words = [word.replace("/etc/gliaflow/base-job-template.json", str(template)) for word in words]
+    given = {entry["name"]: entry["value"].replace(NAMESPACE, namespace) for entry in container["env"]}
+    given = {name: value for name, value in given.items() if name.startswith("PREFECT_")}
+    log = (folder / "log.txt").open("wb")
+    process = subprocess.Popen(
+        [sys.executable, "-m", program, *(word for word in words if word != "--with-healthcheck")],
+        env={
+            **os.environ,
+            **given,
+            "PREFECT_API_URL": PREFECT_API_URL.value(),
+            "PREFECT_HOME": str(folder),
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "PREFECT_LOGGING_LEVEL": "INFO",
+            "KUBECONFIG": str(place.account(namespace, "rel-worker")),
+        },
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        _wait_for_pool(process, folder / "log.txt")
+        yield (folder / "log.txt").as_posix()
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+        log.close()
+
+
+def _wait_for_pool(process: subprocess.Popen[bytes], log: Path) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        with get_client(sync_client=True) as prefect:
+            try:
+                prefect.read_work_pool("gliaflow")
+            except ObjectNotFound:
+                time.sleep(0.5)
+            else:
+                return
+
+
+@pytest.mark.slow
+def test_a_step_runs_on_a_gpu_node(space: tuple[Cluster, Cluster], worker: str) -> None:
+    admin, promoter = space
+    said: list[str] = []
+    spec = JobSpec(arguments=STEP, name="simulate", gpus=1, node_selector={"nvidia.com/gpu.present": "true"})
+    handle = submit(spec, key="only-once")
+    assert submit(spec, key="only-once") == handle
+    result = wait(handle, pending_seconds=PATIENCE_S, poll_seconds=0.5, cluster=promoter, progress=said.append)
+    (pod,) = admin.core.list_namespaced_pod(admin.namespace).items
+    log = admin.core.read_namespaced_pod_log(pod.metadata.name, admin.namespace)
+    assert result.well, (result, said, Path(worker).read_text(), log)
+    assert pod.spec.node_name == "gpu-node"
+    assert pod.spec.containers[0].resources.limits[GPU] == "1"
+    assert pod.spec.service_account_name == "rel-job"
+    assert "simulate: 1 patients" in log
+
+
+@pytest.mark.slow
+def test_a_job_that_no_node_takes_is_taken_back(space: tuple[Cluster, Cluster], worker: str) -> None:
+    admin, promoter = space
+    said: list[str] = []
+    handle = submit(JobSpec(arguments=STEP, name="train", gpus=64))
+    with pytest.raises(JobNotStarted) as caught:
+        wait(handle, pending_seconds=12, poll_seconds=0.5, cluster=promoter, progress=said.append)
+    assert "Pending, no GPU node" in str(caught.value.got), (said, Path(worker).read_text())
+    assert caught.value.detail.endswith("s and was cancelled")
+    assert any("Insufficient nvidia.com/gpu" in line for line in said)
+    jobs = client.BatchV1Api(admin.api).list_namespaced_job(admin.namespace).items
+    assert [entry.metadata.name for entry in jobs if entry.metadata.name.startswith("train")] == []
+
+
+def test_what_the_template_does_not_take_is_refused(worker: str) -> None:
+    assert worker
+    with pytest.raises(InvalidValue, match="Prefect refuses"):
+        submit(JobSpec(arguments=STEP, env={"A": "1"}).model_copy(update={"role": "nobody"}))
+
+
+def test_a_pool_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GLIAFLOW_WORK_POOL", "nowhere")
+    settings.cache_clear()
+    with pytest.raises(NotFound, match="no such work pool"):
+        submit(JobSpec(arguments=STEP))
+    settings.cache_clear()
+
+
+def test_variables_are_those_of_the_charts_template(release: Rendered) -> None:
+    spec = JobSpec(
+        arguments=STEP,
+        gpus=1,
+        cpu="2",
+        memory="8Gi",
+        node_selector={"a": "b"},
+        runtime_class="nvidia",
+        image="i:1",
+        env={"A": "1"},
+        role="promoter",
+    )
+    known = json.loads(release.named("ConfigMap", "worker")["data"]["base-job-template.json"])["variables"]
+    assert set(spec.variables()) <= set(known["properties"])
+    assert release.flow_run(**spec.variables())["spec"]["template"]["spec"]["containers"][0]["image"] == "i:1"
