@@ -1,4 +1,4 @@
-"""Where a case is computed: in this process, in worker processes of this machine, or on Dask workers.
+"""Where one case is computed: in this process, in worker processes of this machine, or on Dask workers.
 
 Whatever the runner, a case ends with one outcome: what a passing fault stopped is tried again, and the rest is told.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol, cast
 
@@ -93,12 +94,23 @@ def choose_runner(service: ServiceName) -> CaseRunner:
     Workers stay for the next step, until the settings name others.
     """
     chosen = settings()
-    if chosen.service_url(service) is not None or chosen.runner == "thread":
+    if chosen.runner != "dask" or chosen.service_url(service) is not None:
+        return local_runner(service)
+    return _keep((chosen.storage_root, chosen.dask_scheduler, chosen.workers), lambda: _dask_runner(chosen))
+
+
+def local_runner(service: ServiceName) -> CaseRunner:
+    """Return what computes the cases of a service on this machine: threads, or else worker processes."""
+    chosen = settings()
+    if chosen.runner == "thread" or chosen.service_url(service) is not None:
         return ThreadRunner(chosen.workers)
-    key = (chosen.runner, chosen.storage_root, chosen.dask_scheduler, chosen.workers)
+    return _keep((chosen.storage_root, chosen.workers), lambda: ProcessRunner(chosen.workers))
+
+
+def _keep(key: tuple[object, ...], start: Callable[[], CaseRunner]) -> CaseRunner:
     if key not in _kept:
         close_runners()
-        _kept[key] = _dask_runner(chosen) if chosen.runner == "dask" else ProcessRunner(chosen.workers)
+        _kept[key] = start()
     return _kept[key]
 
 

@@ -26,6 +26,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "predict": studies.predict,
     "serve": operations.serve,
     "submit": cluster.submit,
+    "treat": cluster.treat,
     "demo": operations.demo,
     "doctor": operations.doctor,
 }

@@ -49,6 +49,19 @@ def submit(
         raise typer.Exit(1)
 
 
+def treat(key: Annotated[str, typer.Argument(help="Key of the chunk below the storage root")]) -> None:
+    """**Treat** a chunk of cases that a flow on the runner `kubernetes` wrote; its jobs call this.
+
+    The outcomes, quarantined cases with them, are written beside the chunk. The flow that waits keeps the ledger.
+    """
+    from pipelines.chunks import treat_chunk
+    from services.shared.storage import open_storage
+
+    outcomes = treat_chunk(open_storage(), key)
+    bad = sum(outcome.problem is not None for outcome in outcomes)
+    console.print(f"treat: {len(outcomes) - bad} done, {bad} quarantined")
+
+
 def _say(text: str) -> None:
     console.print(text, highlight=False, markup=False)
 

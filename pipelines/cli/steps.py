@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -132,11 +133,11 @@ def segment(
         else:
             outline = read_section(params, "segment_abnormality", AbnormalityParameters)
             outcomes = outline_abnormality(name, outline, only=only, progress=progress)
-    _print_dice([outcome.result for outcome in outcomes if outcome.result])
+    _print_dice(outcome.result for outcome in outcomes if outcome.result)
     conclude("segment", outcomes, tolerate)
 
 
-def _print_dice(results: list[dict[str, object]]) -> None:
+def _print_dice(results: Iterable[dict[str, object]]) -> None:
     """Print the agreement with imported masks, where cases have one."""
     import statistics
 

@@ -2,6 +2,7 @@
 
 A Prefect thread task waits for a case that a runner computes elsewhere (`pipelines.runners`). A large cohort's task is
 a batch of cases, so that a flow run has hundreds of task runs and not a million. Its cases still come out one by one.
+On Kubernetes a batch is a job (`pipelines.flows.case_jobs`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
 from threading import Event
-from typing import cast
+from typing import Protocol, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -25,7 +26,7 @@ from pipelines.outcomes import CaseOutcome, Outcomes
 from pipelines.runners import CaseRunner, choose_runner, treat_case
 from services.shared.contracts import CaseRef
 from services.shared.errors import GliaflowError, Problem, Unavailable
-from services.shared.settings import ServiceName
+from services.shared.settings import ServiceName, settings
 from services.shared.storage import Storage
 
 Progress = Callable[[int, int, str], None]
@@ -46,13 +47,47 @@ def case_runner() -> TaskRunner[PrefectFuture[object]]:
     return cast("TaskRunner[PrefectFuture[object]]", ThreadPoolTaskRunner())
 
 
+class Treatment(Protocol):
+    """How batches of cases are computed."""
+
+    @property
+    def slots(self) -> int:
+        """Batches at a time."""
+        ...
+
+    def batch_size(self, total: int) -> int:
+        """Return how many of so many cases make a batch."""
+        ...
+
+    def outcomes(self, cases: Sequence[CaseRef]) -> Iterator[CaseOutcome]:
+        """Yield the outcomes of a batch in its order, each as soon as it is there."""
+        ...
+
+
+class _OneByOne:
+    """Computes the cases of a batch one after the other, where a runner does."""
+
+    def __init__(
+        self, runner: CaseRunner, step: Step, call: tuple[ServiceName, str], request: Callable[[CaseRef], BaseModel]
+    ) -> None:
+        self.slots = runner.slots
+        self._treat: Callable[[CaseRef], CaseOutcome] = lambda case: treat_case(runner, case, step, call, request(case))
+
+    def batch_size(self, total: int) -> int:
+        return max(1, -(-total // max(MIN_TASKS, TASKS_PER_SLOT * self.slots)))
+
+    def outcomes(self, cases: Sequence[CaseRef]) -> Iterator[CaseOutcome]:
+        return map(self._treat, cases)
+
+
 class _Batch:
     """Some cases of a fan-out, and where their outcomes go. No dataclass: Prefect would look into its fields."""
 
-    def __init__(self, start: int, cases: Sequence[CaseRef], work: _Work) -> None:
+    def __init__(self, start: int, cases: Sequence[CaseRef], treatment: Treatment, arrivals: _Arrivals) -> None:
         self.start = start
         self.cases = cases
-        self.work = work
+        self.treatment = treatment
+        self.arrivals = arrivals
 
     @property
     def label(self) -> str:
@@ -60,31 +95,23 @@ class _Batch:
         return first if first == last else f"{first}…{last}"
 
 
-class _Work:
-    """What is done with each case, and the queue that its outcome is put into."""
+class _Arrivals:
+    """What threads hand to the flow: outcomes with their positions, and tasks that are done."""
 
-    def __init__(
-        self, runner: CaseRunner, step: Step, call: tuple[ServiceName, str], request: Callable[[CaseRef], BaseModel]
-    ) -> None:
-        self.runner = runner
-        self.step = step
-        self.call = call
-        self.request = request
-        self.arrivals: SimpleQueue[tuple[int, CaseOutcome] | TaskFuture] = SimpleQueue()
+    def __init__(self) -> None:
+        self.queue: SimpleQueue[tuple[int, CaseOutcome] | TaskFuture] = SimpleQueue()
         self.stopped = Event()
 
 
 @task(name="cases", task_run_name="{step}-{label}", cache_policy=NO_CACHE, persist_result=False)
 def _treat_batch(step: str, label: str, batch: _Batch) -> State[None]:  # noqa: ARG001 - they name the run
-    work = batch.work
     problems: list[str] = []
-    for position, case in enumerate(batch.cases, start=batch.start):
-        if work.stopped.is_set():
-            break
-        outcome = treat_case(work.runner, case, work.step, work.call, work.request(case))
+    for position, outcome in enumerate(batch.treatment.outcomes(batch.cases), start=batch.start):
         if outcome.problem is not None:
-            problems.append(f"{case.id}: {outcome.problem['title']}")
-        work.arrivals.put((position, outcome))
+            problems.append(f"{outcome.case.id}: {outcome.problem['title']}")
+        batch.arrivals.queue.put((position, outcome))
+        if batch.arrivals.stopped.is_set():
+            break
     if problems:
         return Completed(name="Quarantined", message="; ".join(problems))
     return Completed()
@@ -126,47 +153,56 @@ def treat_cases(
     """
     treated = list(cases)
     outcomes = Outcomes(len(treated))
-    work = _Work(choose_runner(call[0]), step, call, request)
+    treatment = _choose_treatment(storage, step, call, request)
+    arrivals = _Arrivals()
     ledger = _LedgerEntries(storage, step)
+    patience = max(UNAVAILABLE_IN_A_ROW, 2 * treatment.slots)
     unavailable = 0
     try:
-        for done, (position, outcome) in enumerate(_arrivals(work, treated), start=1):
+        for done, (position, outcome) in enumerate(_each_outcome(step, treated, treatment, arrivals), start=1):
             outcomes.enter(position, outcome)
             ledger.enter(outcome)
             if progress is not None:
                 progress(done, len(treated), outcome.case.id)
             unavailable = unavailable + 1 if _nobody_answered(outcome.problem) else 0
-            if unavailable >= max(UNAVAILABLE_IN_A_ROW, 2 * work.runner.slots) and outcome.problem is not None:
+            if unavailable >= patience and outcome.problem is not None:
                 raise GliaflowError.from_problem(outcome.problem)
     finally:
-        work.stopped.set()
+        arrivals.stopped.set()
         ledger.write()
     return outcomes
 
 
-def _arrivals(work: _Work, cases: Sequence[CaseRef]) -> Iterator[tuple[int, CaseOutcome]]:
-    """Yield each case's position and outcome as they come, with no more batches under way than the runner has slots."""
-    waiting = iter(_batches(work, cases))
+def _choose_treatment(
+    storage: Storage, step: Step, call: tuple[ServiceName, str], request: Callable[[CaseRef], BaseModel]
+) -> Treatment:
+    if settings().runner == "kubernetes" and settings().service_url(call[0]) is None:
+        from pipelines.flows.case_jobs import JobTreatment  # the Kubernetes client takes a second to import
+
+        return JobTreatment(storage, step, call, request)
+    return _OneByOne(choose_runner(call[0]), step, call, request)
+
+
+def _each_outcome(
+    step: Step, cases: Sequence[CaseRef], treatment: Treatment, arrivals: _Arrivals
+) -> Iterator[tuple[int, CaseOutcome]]:
+    """Yield each case's position and outcome as they come, with no more batches under way than there are slots."""
+    size = treatment.batch_size(len(cases))
+    starts = iter(range(0, len(cases), size))
     running = 0
     while True:
-        while running < work.runner.slots and (batch := next(waiting, None)) is not None:
-            _treat_batch.submit(work.step, batch.label, batch).add_done_callback(work.arrivals.put)
+        while running < treatment.slots and (start := next(starts, None)) is not None:
+            batch = _Batch(start, cases[start : start + size], treatment, arrivals)
+            _treat_batch.submit(step, batch.label, batch).add_done_callback(arrivals.queue.put)
             running += 1
         if running == 0:
             return
-        arrival = work.arrivals.get()
+        arrival = arrivals.queue.get()
         if isinstance(arrival, PrefectFuture):
             running -= 1
             arrival.result()
         else:
             yield arrival
-
-
-def _batches(work: _Work, cases: Sequence[CaseRef]) -> Iterator[_Batch]:
-    tasks = max(MIN_TASKS, TASKS_PER_SLOT * work.runner.slots)
-    size = max(1, -(-len(cases) // tasks))
-    for start in range(0, len(cases), size):
-        yield _Batch(start, cases[start : start + size], work)
 
 
 class _LedgerEntries:

@@ -65,6 +65,10 @@ class Settings(BaseSettings):
     dask_scheduler: str | None = Field(
         None, description="Dask scheduler, tcp:// or tls://HOST:PORT; default one on this machine"
     )
+    cases_per_job: int = Field(50, ge=1, description="Most cases that a job of the runner kubernetes takes")
+    job_cores: int = Field(2, ge=1, description="Processor cores of such a job, and cases that it computes at a time")
+    job_memory: str | None = Field(None, description="Memory of such a job, 16Gi for example; default the work pool's")
+    job_gpus: int = Field(0, ge=0, description="GPUs of such a job where it segments")
 
     @model_validator(mode="after")
     def _refuse_unsafe_production(self) -> Settings:

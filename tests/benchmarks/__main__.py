@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
-NAMES = ("survival", "radiomics", "segmentation")
+NAMES = ("survival", "radiomics", "segmentation", "scale")
 
 if __name__ == "__main__":
     given = sys.argv[1:]

@@ -32,16 +32,16 @@ class Seconds:
 
 def seconds() -> Seconds:
     own = psutil.Process().cpu_times()
-    server, workers = (
-        sum(sum(process.cpu_times()[:2]) for process in children(word)) for word in (SERVER, WORKER)
-    )
+    server, workers = (sum(sum(process.cpu_times()[:2]) for process in children(word)) for word in (SERVER, WORKER))
     return Seconds(own.user + own.system, server, workers)
 
 
 def children(word: str) -> list[psutil.Process]:
     """Return the processes below this one whose command line holds a word."""
     return [
-        process for process in psutil.Process().children(recursive=True) if any(word in part for part in process.cmdline())
+        process
+        for process in psutil.Process().children(recursive=True)
+        if any(word in part for part in process.cmdline())
     ]
 
 

@@ -37,12 +37,8 @@ class Cost:
     gpu_hours: float
     gb: float
     requests: float
-    computing: float
-    keeping_a_month: float
-
-    @property
-    def once(self) -> float:
-        return self.computing
+    once: float
+    a_month: float
 
 
 def cost_of(figures: Figures, prices: Prices, cases: int) -> Cost:
@@ -55,8 +51,8 @@ def cost_of(figures: Figures, prices: Prices, cases: int) -> Cost:
         gpu_hours=gpu_hours,
         gb=cases * figures.gb,
         requests=cases * (figures.writes + figures.reads),
-        computing=core_hours * prices.core_hour + gpu_hours * prices.gpu_hour + requests,
-        keeping_a_month=cases * figures.gb * prices.gb_month,
+        once=core_hours * prices.core_hour + gpu_hours * prices.gpu_hour + requests,
+        a_month=cases * figures.gb * prices.gb_month,
     )
 
 

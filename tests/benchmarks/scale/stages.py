@@ -75,6 +75,7 @@ def measure_register(storage: Storage, case: CaseRef) -> dict[str, float]:
     row, manifest = storage.read_bytes(source.features), storage.read_bytes(source.manifest("extract"))
     table = read_cohort(storage, case.cohort).participants
     found = []
+    store = CountedStore(storage._fs)
     for count in COPIES:
         cases = [CaseRef(cohort=f"copies{count}", id=f"{number:06d}") for number in range(count)]
         write_participants(
@@ -85,12 +86,14 @@ def measure_register(storage: Storage, case: CaseRef) -> dict[str, float]:
         for one in cases:
             storage.write_bytes(CaseKeys(one).features, row)
             storage.write_bytes(CaseKeys(one).manifest("extract"), manifest)
-        cpu = time.process_time()
+        storage._fs, store.requests, cpu = store, Counter(), time.process_time()
         register_cohort(storage, RegisterRequest(cohort=cases[0].cohort))
-        found.append((time.process_time() - cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3))
-    (first, less), (second, more) = found
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        found.append((time.process_time() - cpu, peak_mb, store.requests["reads"]))
+        storage._fs = store._inner
     further = COPIES[1] - COPIES[0]
-    return {"cpu": (second - first) / further, "mb": (more - less) / further}
+    cpu, mb, reads = ((more - less) / further for less, more in zip(*found, strict=True))
+    return {"cpu": cpu, "mb": mb, "reads": reads}
 
 
 def main(images: Path) -> None:
