@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 
 from pipelines.clients import RemoteService, endpoint_contracts, service_class
+from pipelines.rollout.metrics import Sample, figures, increase, read_sample
 from services.feature_store.contracts import (
     EntityRow,
     ExtractParameters,
@@ -292,3 +293,21 @@ def test_fault_of_the_service_is_no_fault_of_the_user(start_server: Callable[...
     with pytest.raises(ServiceFault, match="log"):
         client.segment(SegmentRequest(case=ABSENT))
     client.close()
+
+
+def test_counters_of_a_service_become_figures(both):
+    """Promotion watches what a real server counts: probes are no requests, a caller's mistake is no fault."""
+    remote = both.server("model_serving")
+
+    def sample() -> Sample:
+        return read_sample(httpx.get(f"{remote.url}/metrics", trust_env=False).raise_for_status().text)
+
+    before = sample()
+    for _ in range(3):
+        remote.list_models(ListModelsRequest())
+    with pytest.raises(NotFound):
+        remote.describe_model(DescribeModelRequest(model="nobody"))
+    assert remote.is_ready()
+    found = figures([increase(before, sample())])
+    assert (found.requests, found.errors) == (4, 0)
+    assert found.latency_p95_s is not None
