@@ -11,16 +11,23 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from kubernetes import client
 
 from pipelines.cluster.connection import Cluster
 from pipelines.flows.jobs import JobNotStarted, JobSpec, submit, wait
+from pipelines.flows.segment import segment_cohort
+from pipelines.ledger import read_quarantine
+from services.segmentation.contracts import SegmentParameters
+from services.shared.cohort import CaseKeys, write_participants
 from services.shared.errors import InvalidValue, NotFound
 from services.shared.settings import settings
+from services.shared.storage import Storage
 from tests.charts.rendered import NAMESPACE, Rendered
 from tests.kubernetes.manifests import GPU
 from tests.kubernetes.place import PATIENCE_S, Place, apply, connection
+from tests.pipelines.flows.test_fanout import write_case
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 STEP = ("simulate", "--cohort", "try", "--cases", "1", "--segmentation-cases", "0")
@@ -133,6 +140,37 @@ def test_a_job_that_no_node_takes_is_taken_back(space: tuple[Cluster, Cluster], 
     assert any("Insufficient nvidia.com/gpu" in line for line in said)
     jobs = client.BatchV1Api(admin.api).list_namespaced_job(admin.namespace).items
     assert [entry.metadata.name for entry in jobs if entry.metadata.name.startswith("train")] == []
+
+
+@pytest.mark.slow
+def test_cases_of_a_step_are_computed_by_a_job(
+    place: Place,
+    release: Rendered,
+    space: tuple[Cluster, Cluster],
+    worker: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    admin, _ = space
+    stand_in = place.require_stand_in("the volume of a real cluster cannot be read from here")
+    (claim,) = release.of("PersistentVolumeClaim")
+    root = stand_in.kubelet.folder / "claims" / admin.namespace / claim["metadata"]["name"]
+    root.mkdir(parents=True, exist_ok=True)
+    for name, value in (("STORAGE_ROOT", root), ("RUNNER", "kubernetes"), ("WORKERS", 1), ("JOB_CORES", 1)):
+        monkeypatch.setenv(f"GLIAFLOW_{name}", str(value))
+    settings.cache_clear()
+    storage = Storage(root)
+    cases = [write_case(storage, "a"), write_case(storage, "b", labels=(9,))]
+    write_participants(storage, "c", pd.DataFrame({"participant_id": [f"sub-{case.id}" for case in cases]}))
+    try:
+        outcomes = segment_cohort("c", SegmentParameters(source="expert"))
+    finally:
+        settings.cache_clear()
+    assert [outcome.case for outcome in outcomes] == cases, Path(worker).read_text()
+    assert [outcome.problem is None for outcome in outcomes] == [True, False], outcomes[0].problem
+    assert set(read_quarantine(storage, "c", "segment")) == {"b"}
+    assert storage.exists(CaseKeys(cases[0]).segmentation)
+    jobs = client.BatchV1Api(admin.api).list_namespaced_job(admin.namespace).items
+    assert sum(entry.metadata.name.startswith("gliaflow-segment") for entry in jobs) == 1
 
 
 def test_what_the_template_does_not_take_is_refused(worker: str) -> None:
