@@ -73,11 +73,11 @@ def _git() -> Check:
 
 def _cores() -> Check:
     cores = os.cpu_count() or 1
-    workers = settings().workers
+    workers, runner = settings().workers, settings().runner
     return Check(
         "Processor",
-        f"{cores} cores, {workers} workers",
-        workers <= cores,
+        f"{cores} cores, {workers} workers ({runner})",
+        workers <= cores or runner in ("dask", "kubernetes"),  # theirs are elsewhere
         "lower GLIAFLOW_WORKERS to the number of cores",
     )
 

@@ -129,7 +129,7 @@ def treat_cases(
     """Call one endpoint for every case of a cohort, inside a flow, and keep the ledger of the step.
 
     A case that fails is quarantined with its problem; the others go on. A case whose worker was killed is tried again.
-    The outcomes come in the order of the cases. Memory does not grow with them.
+    The outcomes come in the order of the cases; none of them stays in memory.
 
     Parameters
     ----------

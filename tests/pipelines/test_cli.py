@@ -19,7 +19,9 @@ from services.shared.errors import InvalidValue, NotFound
 from services.shared.settings import settings
 from services.shared.storage import Storage
 
-COMMANDS = "simulate fetch import prepare train segment extract study validate report predict serve demo doctor".split()
+COMMANDS = (
+    "simulate fetch import prepare train segment extract study validate report predict serve submit treat demo doctor"
+).split()
 
 
 def gliaflow(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ from tests.benchmarks.scale.cost import Cost, Figures, Prices, cost_of, days
 
 NAMES = {"process": "processes", "dask": "Dask"}
 COHORTS = (10_000, 1_000_000)
+COLUMNS = ("core_hours", "gpu_hours", "gb", "requests", "once", "a_month")
 
 
 def overhead_ms(run: dict) -> tuple[float, float]:
@@ -119,7 +120,7 @@ def cost_lines(figures: dict, prices: Prices, *, cores: Sequence[int], currency:
         costs = [cost_of(step, prices, cases) for step in steps]
         lines += ["", f"### {cases:,} cases", "", *_table(costs, currency), ""]
         total = sum(cost.core_hours for cost in costs)
-        times = ", ".join(f"{days(total, count, efficiency):,.1f} days on {count:,} cores" for count in cores)
+        times = ", ".join(f"{_amount(days(total, count, efficiency))} days on {count:,} cores" for count in cores)
         lines.append(f"Time, at the measured {efficiency:.0%} of two workers' ideal speed: {times}.")
     memory_gb = figures["stages"]["register"]["mb"] / 1000
     lines += [
@@ -132,18 +133,15 @@ def cost_lines(figures: dict, prices: Prices, *, cores: Sequence[int], currency:
 
 
 def _table(costs: Sequence[Cost], currency: str) -> list[str]:
-    rows = [
-        f"| {cost.name} | {cost.core_hours:,.0f} | {cost.gpu_hours:,.0f} | {cost.gb:,.0f} | {cost.requests:,.0f} "
-        f"| {cost.once:,.0f} | {cost.a_month:,.0f} |"
-        for cost in costs
-    ]
-    sums = (
-        sum(getattr(cost, name) for cost in costs)
-        for name in ("core_hours", "gpu_hours", "gb", "requests", "once", "a_month")
-    )
+    rows = [f"| {cost.name} | " + " | ".join(_amount(getattr(cost, name)) for name in COLUMNS) + " |" for cost in costs]
+    sums = (sum(getattr(cost, name) for cost in costs) for name in COLUMNS)
     return [
         f"| step | core hours | GPU hours | GB | requests | {currency} once | {currency} a month |",
         "| --- | --- | --- | --- | --- | --- | --- |",
         *rows,
-        "| **all** | " + " | ".join(f"{value:,.0f}" for value in sums) + " |",
+        "| **all** | " + " | ".join(map(_amount, sums)) + " |",
     ]
+
+
+def _amount(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
