@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from pydantic import BaseModel
 
 from pipelines.chunks import make_chunk, take_outcomes, write_chunk
-from pipelines.flows.jobs import JobSpec, submit, wait
+from pipelines.flows.jobs import JobHandle, JobResult, JobSpec, submit, wait
 from pipelines.ledger import Step
 from pipelines.outcomes import CaseOutcome, case_outcome
 from services.shared.contracts import CaseRef
@@ -18,6 +19,9 @@ from services.shared.storage import Storage
 
 Launch = Callable[[JobSpec], str | None]
 """Runs a job to its end; returns what went wrong where it did not end well, and raises where it could not start."""
+
+SERVER_DELAYS_S = (5.0, 60.0, 300.0)
+"""Seconds before Prefect's server is asked again for a job when it did not answer."""
 
 _log = logging.getLogger("gliaflow.case_jobs")
 
@@ -32,10 +36,24 @@ def run_job(spec: JobSpec) -> str | None:
     Unavailable
         Where Prefect's server does not answer, or somebody cancelled the job.
     """
-    result = wait(submit(spec), progress=_log.info)
+    result = _wait_patiently(submit(spec))
     if result.outcome == "cancelled":
         raise Unavailable("a job was cancelled", step=spec.name, got=result.message, remedy="run the step again")
     return None if result.well else f"{result.outcome}: {result.message}"
+
+
+def _wait_patiently(handle: JobHandle) -> JobResult:
+    """Wait for a job's end, also where Prefect's server is away for a while: the job goes on without it."""
+    delays = iter(SERVER_DELAYS_S)
+    while True:
+        try:
+            return wait(handle, progress=_log.info)
+        except Unavailable as error:
+            delay = next(delays, None)
+            if delay is None:
+                raise
+            _log.warning("%s: %s; asked again in %g s", handle.name, error.detail, delay)
+            time.sleep(delay)
 
 
 class JobTreatment:
