@@ -21,7 +21,6 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
-from prefect.deployments.runner import EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelled
 from pydantic import Field, StringConstraints
@@ -168,9 +167,14 @@ def submit(spec: JobSpec, *, key: str | None = None) -> JobHandle:
                 got=pool,
                 remedy="install the chart with worker.enabled, whose worker makes it",
             ) from error
-        RunnerDeployment.from_flow(
-            run_step, name=pool, work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH
-        ).apply()
+        prefect.create_deployment(
+            flow_id=prefect.create_flow(run_step),
+            name=pool,
+            work_pool_name=pool,
+            entrypoint=f"{__name__}.{run_step.fn.__name__}",
+            # The image holds the code. Without a step of its own, Prefect would copy the folder that it starts in.
+            pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": "."}}],
+        )
         run = cast(
             FlowRun,
             run_deployment(

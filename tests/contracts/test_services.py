@@ -295,7 +295,7 @@ def test_fault_of_the_service_is_no_fault_of_the_user(start_server: Callable[...
     client.close()
 
 
-def test_counters_of_a_service_become_figures(both):
+def test_counters_of_a_service_become_figures(both) -> None:
     """Promotion watches what a real server counts: probes are no requests, a caller's mistake is no fault."""
     remote = both.server("model_serving")
 

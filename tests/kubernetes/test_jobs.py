@@ -112,7 +112,7 @@ def _wait_for_pool(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_step_runs_on_a_gpu_node(space: tuple[Cluster, Cluster], worker: str) -> None:
+def test_a_step_runs_on_a_gpu_node(place: Place, space: tuple[Cluster, Cluster], worker: str) -> None:
     admin, promoter = space
     said: list[str] = []
     spec = JobSpec(arguments=STEP, name="simulate", gpus=1, node_selector={"nvidia.com/gpu.present": "true"})
@@ -125,7 +125,12 @@ def test_a_step_runs_on_a_gpu_node(space: tuple[Cluster, Cluster], worker: str) 
     assert pod.spec.node_name == "gpu-node"
     assert pod.spec.containers[0].resources.limits[GPU] == "1"
     assert pod.spec.service_account_name == "rel-job"
-    assert "simulate: 1 patients" in log
+    assert "simulate: 1 patients in raw/try" in log
+    user = f"system:serviceaccount:{admin.namespace}:rel-worker"
+    stand_in = place.require_stand_in("a real cluster does not tell what was asked of it")
+    asked = [entry for entry in stand_in.access.asked if entry.user == user]
+    assert asked
+    assert [entry for entry in asked if not entry.allowed] == []
 
 
 @pytest.mark.slow
