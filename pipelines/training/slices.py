@@ -37,7 +37,7 @@ Progress = Callable[[int, int, str], None]
 class SliceTrainParameters(Contract):
     """How the slice network is trained; the defaults take an hour or two of two processor cores for 80 patients."""
 
-    width: Annotated[int, Field(ge=4, le=128)] = Field(16, description="Kernels of the first level")
+    width: Annotated[int, Field(ge=8, le=128, multiple_of=8)] = Field(16, description="Kernels of the first level")
     side: Annotated[int, Field(ge=32, le=512, multiple_of=8)] = Field(128, description="Side of a slice, pixels")
     epochs: Annotated[int, Field(ge=1)] = Field(30, description="Passes over the slices")
     batch: Annotated[int, Field(ge=1)] = Field(16, description="Slices of a step")

@@ -36,7 +36,7 @@ class SliceNetworkSpec(Contract):
     """
 
     architecture: Literal["slice-segresnet-2d"] = "slice-segresnet-2d"
-    width: Annotated[int, Field(ge=4, le=128)] = 16
+    width: Annotated[int, Field(ge=8, le=128, multiple_of=8)] = 16
     side: Annotated[int, Field(ge=32, le=512, multiple_of=8)] = 128
     channels: tuple[Sequence, ...] = (Sequence.T1, Sequence.FLAIR, Sequence.T1C)
 
