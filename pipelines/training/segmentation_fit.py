@@ -252,7 +252,8 @@ class _Training:
         whole = [rows[: len(rows) // fabric.world_size * fabric.world_size] for rows in batches]
         shares = [rows[fabric.global_rank :: fabric.world_size] for rows in whole if rows]
         cuda = fabric.device.type == "cuda"
-        loader = DataLoader(crops, batch_sampler=shares, num_workers=plan.loaders, pin_memory=cuda)
+        own = torch.Generator().manual_seed(derive_seed(self.seed, 3, epoch))  # leaves torch's own as it was
+        loader = DataLoader(crops, batch_sampler=shares, num_workers=plan.loaders, pin_memory=cuda, generator=own)
         for batch in loader:
             inputs = batch["inputs"].to(fabric.device, non_blocking=cuda)
             classes = batch["classes"].to(fabric.device, non_blocking=cuda)
