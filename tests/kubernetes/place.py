@@ -16,7 +16,7 @@ from pipelines.cluster.connection import Cluster
 from tests.kubernetes.apiserver.cluster import StandIn
 from tests.kubernetes.manifests import Object
 
-PATIENCE_S = 120.0
+PATIENCE_S = 180.0
 
 
 @dataclass(frozen=True)

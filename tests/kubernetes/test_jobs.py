@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,8 +119,9 @@ def test_a_step_runs_on_a_gpu_node(place: Place, space: tuple[Cluster, Cluster],
     admin, promoter = space
     said: list[str] = []
     spec = JobSpec(arguments=STEP, name="simulate", gpus=1, node_selector={"nvidia.com/gpu.present": "true"})
-    handle = submit(spec, key="only-once")
-    assert submit(spec, key="only-once") == handle
+    key = uuid.uuid4().hex
+    handle = submit(spec, key=key)
+    assert submit(spec, key=key) == handle
     result = wait(handle, pending_seconds=PATIENCE_S, poll_seconds=0.5, cluster=promoter, progress=said.append)
     (pod,) = admin.core.list_namespaced_pod(admin.namespace).items
     log = admin.core.read_namespaced_pod_log(pod.metadata.name, admin.namespace)
