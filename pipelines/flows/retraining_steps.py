@@ -148,7 +148,7 @@ def look(
         revision=repository.revision(),
         labelled=labelled,
         new=max(0, labelled - known),
-        drift=drift_since(storage, champion, parameters.drift),
+        drift=drift_since(storage, champion, parameters.drift, params),
     )
 
 

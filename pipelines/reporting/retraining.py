@@ -210,9 +210,9 @@ def _drift_text(drift: Drift) -> str:
     moved = drift.drifted
     told = "none moved" if not moved else f"{len(moved)} moved: {', '.join(moved[:5])}"
     return (
-        f"The champion's {len(drift.features)} features in {drift.new_patients} patients that it has not learnt from, "
-        f"against the {drift.reference_patients} that it has (Kolmogorov–Smirnov, Holm; population stability index): "
-        f"{told}."
+        f"The champion's {len(drift.features)} features in {drift.new_patients} patients that came since, "
+        f"against the {drift.reference_patients} that it learnt from (Kolmogorov–Smirnov, Holm; population stability "
+        f"index): {told}."
     )
 
 
