@@ -97,7 +97,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if checked is not None:
         start = Checked.model_validate(checked)
         found += [
-            ("Patients with an outcome, not held out", f"{start.labelled}, {start.new} of them new"),
+            ("Patients with an outcome at the start, not held out", f"{start.labelled}, {start.new} of them new"),
             ("Revision", start.revision[:12]),
         ]
     return found

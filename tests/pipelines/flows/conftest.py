@@ -107,7 +107,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     patch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{home}/prefect.db")
     server = start([sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)])
     try:
-        wait_until(lambda: httpx.get(f"{url}/health", trust_env=False).is_success, seconds=120)
+        wait_until(lambda: httpx.get(f"{url}/health", trust_env=False).is_success, seconds=300)
         patch.setenv("PREFECT_API_URL", url)
         with temporary_settings({PREFECT_API_URL: url}):
             yield url
