@@ -191,10 +191,9 @@ def _serve(work: Retraining, challenger: Registered, decision: Decision) -> None
     """Roll the challenger out, watch it, and promote it or go back."""
     try:
         do(work, "roll out", lambda: steps.roll_out(work, challenger), RolledOut)
-        watched = do(work, "watch", lambda: steps.watch_trial(work, challenger), Watched)
+        do(work, "watch", lambda: steps.watch_trial(work, challenger), Watched)
     except GliaflowError as error:
         steps.go_back(work, error)
         return
-    told = f"{decision.reason}; served {watched.figures.requests} requests"
-    do(work, "promote", lambda: steps.promote(work, challenger, told), Promoted)
-    work.recorder.finish("promoted", told)
+    do(work, "promote", lambda: steps.promote(work, challenger, decision.reason), Promoted)
+    work.recorder.finish("promoted", f"{decision.reason} and served well")

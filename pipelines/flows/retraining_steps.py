@@ -142,13 +142,13 @@ def look(
     package = registry.load(storage, champion)
     labelled = len(labelled_cases(storage, package, params))
     finished = [run for run in list_runs(storage, parameters.model) if run.outcome not in (None, "abandoned")]
-    last = finished[-1].result("check") if finished else None
+    last = finished[-1].result("reproduce") if finished else None
     known = int(str(last["labelled"])) if last else package.description.training.patients
     return Checked(
         revision=repository.revision(),
         labelled=labelled,
         new=max(0, labelled - known),
-        drift=drift_since(storage, champion, parameters.drift),
+        drift=drift_since(storage, champion, parameters.drift, params),
     )
 
 
@@ -178,7 +178,13 @@ def reproduce(work: Retraining) -> Reproduced:
         require_schema(work.repository, str(start["revision"]), allow_change=work.parameters.allow_schema_change)
     stages = work.repository.reproduce(work.targets, work.progress)
     versions = registry.list_versions(work.storage, work.parameters.model)
-    return Reproduced(stages=stages, challenger=_came_out(work, versions), lock_sha256=_lock_sha256(work.repository))
+    package = registry.load(work.storage, work.champion)
+    return Reproduced(
+        stages=stages,
+        challenger=_came_out(work, versions),
+        labelled=len(labelled_cases(work.storage, package, work.params)),
+        lock_sha256=_lock_sha256(work.repository),
+    )
 
 
 def _came_out(work: Retraining, versions: list[Registered]) -> str:
@@ -281,6 +287,8 @@ def register(work: Retraining, challenger: Registered) -> Done:
 def roll_out(work: Retraining, challenger: Registered) -> RolledOut:
     """Bring the challenger to service, on trial."""
     before = work.place.current()
+    if before == challenger.version:  # asked for before this step was ended half-way
+        before = work.champion.version
     bring_to_service(work.place, challenger, work.parameters.serving)
     return RolledOut(version=challenger.version, before=before)
 

@@ -74,12 +74,15 @@ def labelled_cases(storage: Storage, package: Package, params: Path | None) -> t
         known = (months > 0) & participants["event"].notna()
     else:
         known = study(name).read_labels(participants, pd.Index(labels)).notna()
-    share = read_section(params, name, parameters_of(name)).held_out_share
+    share = _held_out_share(package, params)
     return tuple(sorted(str(label) for label in labels[known.to_numpy()] if not is_held_out(str(label), share)))
 
 
-def drift_since(storage: Storage, champion: Registered, thresholds: DriftThresholds) -> Drift:
-    """Compare the champion's features in patients that it has not learnt from with those that it has."""
+def drift_since(storage: Storage, champion: Registered, thresholds: DriftThresholds, params: Path | None) -> Drift:
+    """Compare the champion's features in patients that came since with those that it learnt from.
+
+    Patients who were held out all along would hide what is new.
+    """
     package = registry.load(storage, champion)
     table = _features(storage, package)
     table = table[[name for name in package.model.columns if name in table]]
@@ -87,6 +90,8 @@ def drift_since(storage: Storage, champion: Registered, thresholds: DriftThresho
     if known is None:
         return Drift(reference_patients=0, new_patients=0)
     reference, new = split_cases(map(str, table.index), known)
+    share = _held_out_share(package, params)
+    new = [case_id for case_id in new if not is_held_out(case_id, share)]
     return measure_drift(table.loc[reference], table.loc[new], thresholds=thresholds)
 
 
@@ -136,6 +141,11 @@ def held_out_patients(
         clinical,
         horizon_months,
     )
+
+
+def _held_out_share(package: Package, params: Path | None) -> float:
+    name = package.description.study
+    return read_section(params, name, parameters_of(name)).held_out_share
 
 
 def _features(storage: Storage, package: Package) -> pd.DataFrame:

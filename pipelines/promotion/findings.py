@@ -37,6 +37,8 @@ class Reproduced(Contract):
 
     stages: tuple[str, ...]
     challenger: str
+    labelled: int
+    """Patients with an outcome that are not held out, after the import: those that come later are new."""
     lock_sha256: str
     """Hash of dvc.lock after it: a later commit that holds the same file holds this run's data."""
 

@@ -97,7 +97,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     if checked is not None:
         start = Checked.model_validate(checked)
         found += [
-            ("Patients with an outcome, not held out", f"{start.labelled}, {start.new} of them new"),
+            ("Patients with an outcome at the start, not held out", f"{start.labelled}, {start.new} of them new"),
             ("Revision", start.revision[:12]),
         ]
     return found
@@ -210,9 +210,9 @@ def _drift_text(drift: Drift) -> str:
     moved = drift.drifted
     told = "none moved" if not moved else f"{len(moved)} moved: {', '.join(moved[:5])}"
     return (
-        f"The champion's {len(drift.features)} features in {drift.new_patients} patients that it has not learnt from, "
-        f"against the {drift.reference_patients} that it has (Kolmogorov–Smirnov, Holm; population stability index): "
-        f"{told}."
+        f"The champion's {len(drift.features)} features in {drift.new_patients} patients that came since, "
+        f"against the {drift.reference_patients} that it learnt from (Kolmogorov–Smirnov, Holm; population stability "
+        f"index): {told}."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     patch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", f"sqlite+aiosqlite:///{home}/prefect.db")
     server = start([sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)])
     try:
-        wait_until(lambda: httpx.get(f"{url}/health", trust_env=False).is_success, seconds=120)
+        wait_until(lambda: httpx.get(f"{url}/health", trust_env=False).is_success, seconds=300)
         patch.setenv("PREFECT_API_URL", url)
         with temporary_settings({PREFECT_API_URL: url}):
             yield url
@@ -119,7 +120,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def worker(prefect_api: str, hospital: Hospital) -> Iterator[str]:
     """A process work pool with a worker in the hospital's repository; the pool's name."""
-    name = f"pool-{hospital.root.parent.parent.name}"
+    name = f"pool-{uuid.uuid4().hex[:8]}"
     made = httpx.post(
         f"{prefect_api}/work_pools/", json={"name": name, "type": "process"}, trust_env=False
     ).raise_for_status()
