@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Starts PostgreSQL as its public image does: makes the database at first, from POSTGRES_* and the files given to it.
 set -euo pipefail
-if [ ! -e "$PGDATA/PG_VERSION" ]; then
+if [ ! -e "$PGDATA.made" ]; then
+    rm -rf "$PGDATA"
     initdb --username="$POSTGRES_USER" --pwfile=<(echo "$POSTGRES_PASSWORD") --auth=scram-sha-256 >/tmp/initdb.log
     echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
     export PGPASSWORD=$POSTGRES_PASSWORD
@@ -11,5 +12,6 @@ if [ ! -e "$PGDATA/PG_VERSION" ]; then
         psql --quiet --username="$POSTGRES_USER" --dbname="$POSTGRES_DB" --file="$file"
     done
     pg_ctl stop --wait >/tmp/first.log
+    touch "$PGDATA.made"
 fi
 exec postgres -c listen_addresses='*'
