@@ -6,7 +6,7 @@ if [ ! -e "$PGDATA.made" ]; then
     initdb --username="$POSTGRES_USER" --pwfile=<(echo "$POSTGRES_PASSWORD") --auth=scram-sha-256 >/tmp/initdb.log
     echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
     export PGPASSWORD=$POSTGRES_PASSWORD
-    pg_ctl start --wait --options="-c listen_addresses=''" >/tmp/first.log
+    pg_ctl start --wait --options="-c listen_addresses='' -c unix_socket_directories=/tmp" >/tmp/first.log
     createdb --username="$POSTGRES_USER" "$POSTGRES_DB"
     for file in /docker-entrypoint-initdb.d/*.sql; do
         psql --quiet --username="$POSTGRES_USER" --dbname="$POSTGRES_DB" --file="$file"
@@ -14,4 +14,4 @@ if [ ! -e "$PGDATA.made" ]; then
     pg_ctl stop --wait >/tmp/first.log
     touch "$PGDATA.made"
 fi
-exec postgres -c listen_addresses='*'
+exec postgres -c listen_addresses='*' -c unix_socket_directories=/tmp
