@@ -192,6 +192,19 @@ def grading_lines(storage: Storage, cases: Sequence[CaseRef], seed: int) -> Iter
         yield f"| {title} | {table.shape[1]} | {figure(result.metrics)} | {permuted} |"
 
 
+def leak_lines(storage: Storage, cases: Sequence[CaseRef], seed: int) -> Iterator[str]:
+    """Deep features out of fold of a network that learnt labels free of the images: what they tell of these labels."""
+    trial = next(trial for trial in NULL_TRIALS if trial.title == GRADE["patch", True])
+    run_trial(storage, cases, trial, seed)
+    deep = deep_rows(storage, cases, DeepParameters(sequences=(), networks=(trial.model,)))
+    labels = grading.read_labels(participants(seed, null=True), deep.index)
+    result = grading.run(deep, labels, seed=seed, parameters=grading.Parameters(folds=3, permutations=0))
+    yield (
+        "Were a patient's label to leak into his deep features, a network of labels drawn free of the images would show "
+        f"it: the grading study on its features, out of fold, has AUC {figure(result.metrics)}."
+    )
+
+
 def atrx_lines(storage: Storage, cases: Sequence[CaseRef], seed: int) -> Iterator[str]:
     """The nine imaging models of the ATRX study."""
     radiomics = feature_rows(
@@ -327,6 +340,7 @@ PARTS: Mapping[str, Callable[[Storage, Sequence[CaseRef], int], Iterator[str]]] 
     "networks": trial_lines,
     "table-2": risk_group_lines,
     "grading": grading_lines,
+    "leak": leak_lines,
     "atrx": atrx_lines,
     "highlighted": highlighted_lines,
     "sanity": sanity_lines,
