@@ -200,8 +200,8 @@ def leak_lines(storage: Storage, cases: Sequence[CaseRef], seed: int) -> Iterato
     labels = grading.read_labels(participants(seed, null=True), deep.index)
     result = grading.run(deep, labels, seed=seed, parameters=grading.Parameters(folds=3, permutations=0))
     yield (
-        "Were a patient's label to leak into his deep features, a network of labels drawn free of the images would show "
-        f"it: the grading study on its features, out of fold, has AUC {figure(result.metrics)}."
+        "Were a patient's label to leak into his deep features, a network of labels drawn free of the images would "
+        f"show it: the grading study on its features, out of fold, has AUC {figure(result.metrics)}."
     )
 
 
@@ -301,12 +301,16 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(prog="imaging", description="What imaging networks find on a phantom")
     parser.add_argument("--part", action="append", choices=list(PARTS), help="only this one; others as they were found")
+    parser.add_argument(
+        "--keep", action="store_true", help="measure nothing: write the page from what earlier runs left"
+    )
     parser.add_argument("--dry", action="store_true", help="write no page")
     arguments = parser.parse_args()
     quiet_libraries()
     storage, seed = open_storage(), read_value(None, "seed", default=0)
-    cases = lay_cohort(storage, COHORT, cases=CASES, voxel_mm=VOXEL_MM, seed=seed)
-    for name in arguments.part or PARTS:
+    chosen = [] if arguments.keep else list(arguments.part or PARTS)
+    cases = lay_cohort(storage, COHORT, cases=CASES, voxel_mm=VOXEL_MM, seed=seed) if chosen else []
+    for name in chosen:
         started = time.process_time()
         lines = list(PARTS[name](storage, cases, seed))
         spent = time.process_time() - started
