@@ -39,7 +39,7 @@ def test_the_cron_comes_due_and_a_worker_retrains(prefect_api: str, hospital: Ho
     # The clock is moved: the server is asked what is due in a window years ahead …
     ask(
         prefect_api, f"/deployments/{found['id']}/schedule",
-        start_time="2031-03-01T00:00:00Z", end_time="2031-03-20T00:00:00Z", min_runs=1, max_runs=10,
+        start_time="2031-03-01T00:00:00Z", end_time="2031-03-20T00:00:00Z", min_runs=3, max_runs=10,
     )  # fmt: skip
     due = [datetime.fromisoformat(run["expected_start_time"]) for run in _runs(prefect_api, runs)]
     ahead = sorted(moment for moment in due if moment.year == 2031)
@@ -74,14 +74,15 @@ def test_new_cases_start_one_retraining(prefect_api: str, promoted: Hospital) ->
     known = pd.read_csv(key, sep="\t")
     assert len(known) == 160
     participants.to_csv(key, sep="\t", index=False)
-    found = watch_for_reasons()
+    found = watch_for_reasons(folder=str(promoted.root))
     assert found.started
     assert "new labelled cases" in found.text
-    watch_for_reasons()
+    watch_for_reasons(folder=str(promoted.root))
     started = [
         run
         for run in _runs(prefect_api, {"deployments": {"name": {"any_": ["gliaflow"]}}})
-        if "new labelled cases" in str(run["parameters"].get("trigger"))  # type: ignore[attr-defined]
+        if run["parameters"].get("folder") == str(promoted.root)  # type: ignore[attr-defined]
+        and "new labelled cases" in str(run["parameters"].get("trigger"))  # type: ignore[attr-defined]
     ]
     assert len(started) == 1
 
