@@ -136,7 +136,7 @@ def gpu_lines(
     peak = matrix_rate()
     told = (
         f"{torch.cuda.get_device_name()}, {peak / 1e12:.0f} Tflop/s measured on bfloat16 matrices. The phantom's brain "
-        f"box has {' × '.join(map(str, batch.shape[2:]))} voxels; upload and download included."
+        f"box has {' × '.join(map(str, batch.shape[2:]))} voxels, transfers included."
     )
     lines = [
         told,
