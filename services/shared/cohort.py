@@ -19,15 +19,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from services.shared.contracts import CaseRef
 from services.shared.errors import DuplicateId, IdMismatch, InvalidMask, InvalidTable, MissingSequence, NotFound
 from services.shared.settings import settings
 from services.shared.storage import Storage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Sequence(StrEnum):
@@ -249,6 +252,8 @@ def read_cohort(storage: Storage, name: str) -> Cohort:
     IdMismatch
         Where a folder has no row or a row has no folder.
     """
+    import pandas as pd  # contracts name sequences and regions: only who reads a table pays for it
+
     key = participants_key(name)
     if not storage.exists(key):
         known = ", ".join(storage.folders("raw")) or "none"

@@ -6,6 +6,7 @@ BentoML names the folder that worker processes share their counts through only a
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -22,8 +23,16 @@ class _Metrics:
     scores: Histogram
 
 
-@lru_cache(maxsize=1)
+_making = threading.Lock()
+
+
 def _metrics() -> _Metrics:
+    with _making:  # a second thread that counts for the first time must not register them again
+        return _made()
+
+
+@lru_cache(maxsize=1)
+def _made() -> _Metrics:
     from prometheus_client import Counter, Histogram
 
     model = ("model", "version")
