@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli import app
+from pipelines.cli.app import out
 from pipelines.versioning.changes import changes_since_training
 from pipelines.versioning.errors import DirtyTree, IncompleteRemote, SchemaChanged, UnsavedData
 from pipelines.versioning.models import champions, find_tagged, tag_model
@@ -132,7 +133,8 @@ def test_every_kind_of_change_is_told(repository: Repository, monkeypatch: pytes
     assert (columns["added"], columns["removed"]) == (["feature_9"], ["feature_5"])
     assert found["parameters"] == [{"name": "grading.folds", "before": 2, "after": 3}]
     assert found["code"] == [{"stage": "grading", "files": ["method.txt"]}]
-    shown = CliRunner().invoke(app, ["data", "status", "grading-table"], env={"COLUMNS": "200"}).stdout
+    monkeypatch.setattr(out, "width", 200)  # a test has no terminal
+    shown = CliRunner().invoke(app, ["data", "status", "grading-table"]).stdout
     for line in (
         "2 added: P30, P31",
         "1 removed: P03",
