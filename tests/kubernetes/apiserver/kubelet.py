@@ -76,9 +76,9 @@ class Kubelet:
         self.folder = folder
         self.images = images
         self._containers: dict[str, Container] = {}
-        self._addresses = (
-            f"127.{a}.{b}.{c}" for a, b, c in itertools.product(range(20, 120), range(256), range(1, 255))
-        )
+        # Several test processes of one machine each have addresses of their own.
+        block, own = divmod(os.getpid(), 256)
+        self._addresses = itertools.cycle(f"127.{20 + block % 100}.{own}.{pod}" for pod in range(1, 255))
 
     def tick(self) -> None:
         """Do what is to be done now."""
