@@ -53,6 +53,7 @@ def test_killed_worker_takes_no_other_call_with_it(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as threads:
         killed, spared = (threads.submit(lanes.call, wait_for, tmp_path / name) for name in ("killed", "spared"))
         while not all((tmp_path / f"{name}.pid").exists() for name in ("killed", "spared")):
+            assert not killed.done() or killed.result()
             time.sleep(0.01)
         os.kill(int((tmp_path / "killed.pid").read_text()), signal.SIGKILL)
         with pytest.raises(Unavailable, match="ended from outside"):
