@@ -28,7 +28,9 @@ from pipelines.modelling.validation import derive_seed
 from pipelines.training.segmentation_cases import PreparedCase
 from services.segmentation.network import NetworkSpec
 
-_TUMOUR_SHARE = 2 / 3  # of crops are centred on tumour, on each label that the case has as often as on any other
+_TUMOUR_SHARE = (
+    2 / 3
+)  # of crops are centred on tumour; rare labels drawn as often as others are found where they are not
 _EVERYTHING = ("inputs", "brain", "classes")
 
 Arrays = dict[str, npt.NDArray[np.generic]]
@@ -58,8 +60,8 @@ class CaseStore:
 
     def append(self, case: PreparedCase) -> None:
         """Add a case."""
-        number, present = len(self._cases), np.unique(case.classes[case.brain])
-        places = [np.flatnonzero((case.classes == value) & case.brain).astype(np.int32) for value in present]
+        number, tumour = len(self._cases), case.classes > 0
+        places = [np.flatnonzero(where & case.brain).astype(np.int32) for where in (~tumour, tumour)]
         self._cases.append(
             PreparedCase(
                 case.case,
@@ -85,9 +87,9 @@ class CaseStore:
         return self._cases[index]
 
     def draw_centre(self, index: int, rng: np.random.Generator) -> tuple[int, ...]:
-        """Return a voxel of a case's brain: two times of three of its tumour, each label as often as another."""
-        background, *tumour = self._places[index]
-        chosen = tumour[int(rng.integers(len(tumour)))] if tumour and rng.random() < _TUMOUR_SHARE else background
+        """Return a voxel of a case's brain: two times of three of its tumour, wherever that is."""
+        background, tumour = self._places[index]
+        chosen = tumour if len(tumour) and rng.random() < _TUMOUR_SHARE else background
         place = int(chosen[int(rng.integers(len(chosen)))])
         return tuple(int(n) for n in np.unravel_index(place, self._cases[index].brain.shape))
 
