@@ -132,5 +132,9 @@ def job_of(step: Step, service: ServiceName, key: str) -> JobSpec:
         cpu=str(chosen.job_cores),
         memory=chosen.job_memory,
         gpus=chosen.job_gpus if service == "segmentation" else 0,
-        env={"GLIAFLOW_RUNNER": "process", "GLIAFLOW_WORKERS": str(chosen.job_cores)},
+        env={
+            "GLIAFLOW_RUNNER": "process",
+            "GLIAFLOW_WORKERS": str(chosen.job_cores),
+            f"GLIAFLOW_{service.upper()}_URL": "",  # the chart names the service's address: the job computes by itself
+        },
     )

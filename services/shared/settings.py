@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     def service_url(self, name: ServiceName) -> str | None:
         """Return where a service listens, or None when it runs in this process."""
         url: str | None = getattr(self, f"{name}_url")
-        return url
+        return url or None
 
 
 _LIBRARY_DEFAULTS = {

@@ -109,7 +109,7 @@ def test_job_has_the_resources_of_the_settings(storage: Storage, monkeypatch: py
     settings.cache_clear()
     spec = job_of("segment", "segmentation", "jobs/segment/x.json")
     assert (spec.cpu, spec.memory, spec.gpus) == ("8", "32Gi", 1)
-    assert spec.env == {"GLIAFLOW_RUNNER": "process", "GLIAFLOW_WORKERS": "8"}
+    assert spec.env == {"GLIAFLOW_RUNNER": "process", "GLIAFLOW_WORKERS": "8", "GLIAFLOW_SEGMENTATION_URL": ""}
     assert job_of("prepare", "preprocessing", "jobs/prepare/x.json").gpus == 0
 
 
