@@ -93,7 +93,11 @@ def worker(
         yield (folder / "log.txt").as_posix()
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:  # it waits for a job that a failed test left behind
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(30)
         log.close()
 
 
