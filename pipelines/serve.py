@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from pathlib import Path
 
 from pipelines.clients import service_target
 from services.model_serving.registry import check_pins
@@ -48,4 +50,6 @@ def serve_service(name: str, *, host: str, port: int) -> None:
     command = serve_command(name, host=host, port=port)
     if name == "model_serving":
         check_pins(open_storage())
+    # Servers of one machine would share BentoML's folder of counts, and each that starts empties it.
+    os.environ.setdefault("BENTOML_HOME", str(Path(tempfile.gettempdir()) / f"gliaflow-{name}-{port}"))
     os.execv(command[0], command)  # noqa: S606 - the command is made of checked parts

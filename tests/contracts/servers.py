@@ -32,6 +32,8 @@ class Server:
         self.log = root.parent / f"{name}-{port}.log"
         command = serve_command(name, port=port)
         settings_of_server = {"GLIAFLOW_STORAGE_ROOT": str(root), "OMP_NUM_THREADS": "1", **environment}
+        if not IN_IMAGES:  # servers that share it empty each other's counts
+            settings_of_server = {"BENTOML_HOME": str(root.parent / f"bentoml-{name}-{port}"), **settings_of_server}
         self._container = f"gliaflow-{name}-{port}" if IN_IMAGES else None
         if self._container is not None:
             settings_of_server = {**settings_of_server, "GLIAFLOW_STORAGE_ROOT": "/data", **environment}
