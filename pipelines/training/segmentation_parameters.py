@@ -24,9 +24,9 @@ class TrainParameters(Contract):
     normalisation: Literal["batch", "instance"] = "batch"
     epochs: Annotated[int, Field(ge=1)] = Field(40, description="Passes over the cases, at most")
     batch_size: Annotated[int, Field(ge=1)] = Field(1, description="Crops a step, over all processes")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-3, description="Of Adam, at the start")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(3e-3, description="Of Adam, at the start")
     schedule: Literal["cosine", "plateau"] = Field(
-        "plateau", description="Learning rate: down to 0 along a cosine, or halved without improvement as in the paper"
+        "cosine", description="Learning rate: down to 0 along a cosine, or halved without improvement as in the paper"
     )
     patience: Annotated[int, Field(ge=0)] = Field(5, description="Epochs without improvement before it is halved")
     stop_after: Annotated[int, Field(ge=1)] | None = Field(
@@ -40,7 +40,7 @@ class TrainParameters(Contract):
         0.0, description="Share of crops that lose sequences at random; then a case may lack any but its last"
     )
     patch_voxels: Annotated[int, Field(ge=8)] = Field(48, description="Longest side of a training crop, voxels")
-    crops_per_case: Annotated[int, Field(ge=1)] = Field(1, description="Crops of each case in an epoch")
+    crops_per_case: Annotated[int, Field(ge=1)] = Field(2, description="Crops of each case in an epoch")
     recompute: bool = Field(default=False, description="Compute blocks again for the gradient: less memory")
     loaders: Annotated[int, Field(ge=0, le=64)] = Field(
         0, description="Processes that make crops beside a GPU; their number changes no result"

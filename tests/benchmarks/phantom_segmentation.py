@@ -45,8 +45,7 @@ THREADS = 2
 SHOWN = (Region.TC, Region.WT, Region.ET)
 PLANS = {
     3.0: TrainParameters(),
-    2.0: TrainParameters(patch_voxels=64, epochs=60, schedule="cosine", learning_rate=3e-3),
-    1.5: TrainParameters(patch_voxels=64, epochs=60, crops_per_case=2, schedule="cosine", learning_rate=3e-3),
+    2.0: TrainParameters(crops_per_case=6),
 }
 
 Dice = dict[Region, float | None]

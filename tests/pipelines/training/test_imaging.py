@@ -26,6 +26,7 @@ from pipelines.training.imaging import (
     train_imaging,
 )
 from pipelines.training.imaging_predictors import ImagingSource, NetworkClassifier, NetworkRiskPredictor
+from pipelines.training.objective import Objective
 from services.model_serving.contracts import ImagingRequest
 from services.model_serving.imaging import predict_case
 from services.model_serving.networks.specification import PAPER_SPECS, ImagingSpec
@@ -154,26 +155,31 @@ def test_training_stops_without_a_better_epoch_and_keeps_the_best(storage, cases
     assert last.best_epoch == 6
 
 
-@pytest.mark.parametrize("imbalance", ["sampler", "logit_adjustment"])
-def test_rare_classes_are_found_more_often(storage, cases, imbalance):
-    """With images that show nothing, the plain network says the common class and a balanced one does not."""
-    rare = (np.arange(18) % 6 == 0).astype(int)
-    short = FAST.model_copy(update={"tuning_fraction": 0.0, "epochs": 7})
-    chances = []
-    for kind in ("none", imbalance):
-        train(
-            storage,
-            cases,
-            classes=rare,
-            parameters=short.model_copy(update={"imbalance": kind}),
-            model=f"models/{kind}",
-        )
-        chances.append(
-            np.mean(
-                [predict_case(storage, ImagingRequest(case=c, model=f"models/{kind}")).probability for c in cases[1:6]]
-            )
-        )
-    assert chances[1] > chances[0] + 0.05
+RARE = (np.arange(18) % 6 == 0).astype(int)
+
+
+def test_the_sampler_shows_a_rare_class_as_often_as_the_other(storage, cases, monkeypatch):
+    shown = []
+    read = imaging_fit.InputStore.read
+    monkeypatch.setattr(imaging_fit.InputStore, "read", lambda store, given: shown.extend(given) or read(store, given))
+    shares = {}
+    for kind in ("none", "sampler"):
+        parameters = FAST.model_copy(update={"tuning_fraction": 0.0, "imbalance": kind, "epochs": 10})
+        train(storage, cases, classes=RARE, parameters=parameters, model=f"models/{kind}")
+        learnt = shown[: 10 * len(cases)]
+        shares[kind] = np.mean([RARE[cases.index(case)] for case in learnt])
+        shown.clear()
+    assert shares["none"] == pytest.approx(1 / 6)
+    assert 0.4 < shares["sampler"] < 0.6
+
+
+def test_adjusted_logits_ask_more_of_a_rare_class():
+    outcome, everybody = ImagingOutcome(classes=RARE), np.arange(18)
+    undecided = torch.zeros(1, 2)
+    for kind, rare, common in (("none", 0.5, 0.5), ("logit_adjustment", 1 / 6, 5 / 6)):
+        objective = Objective(outcome, everybody, FAST.model_copy(update={"imbalance": kind}))
+        for row, chance in ((0, rare), (1, common)):
+            assert float(objective.loss(undecided, np.array([row]))) == pytest.approx(-np.log(chance), rel=1e-5)
 
 
 def survival_of(cases) -> tuple[np.ndarray, np.ndarray]:
