@@ -102,7 +102,7 @@ def run_study(
     else:
         module = study(name)
         given = (
-            features_of_store(storage, cohort, name, module, deep=deep)
+            features_of_store(storage, cohort, name, module, deep=deep, risk_groups_of=risk_groups_of)
             if stored
             else features_of_release(
                 storage,

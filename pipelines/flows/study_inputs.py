@@ -171,11 +171,20 @@ def _networks_of(storage: Storage, cases: Sequence[CaseRef], columns: Iterable[s
     return [name for name in named if read_card(storage, name, ImagingSpec).spec.column_start in starts]
 
 
-def features_of_store(storage: Storage, cohort: str, name: str, module: Study, *, deep: bool = False) -> StudyInput:
+def features_of_store(
+    storage: Storage,
+    cohort: str,
+    name: str,
+    module: Study,
+    *,
+    deep: bool = False,
+    risk_groups_of: str | None = None,
+) -> StudyInput:
     """Return what a classification learns from in the feature store; see :func:`read_store`."""
     found = read_store(storage, cohort, name, deep=deep)
     dropped = {label: reason for label, reason in found.excluded.items() if label not in found.table.index}
-    return _with_outcome(found.table, found.participants, module, dropped)
+    table, clinic = _with_risk_groups(storage, found.table, found.participants, risk_groups_of)
+    return _with_outcome(table, clinic, module, dropped)
 
 
 def features_of_release(
@@ -198,12 +207,7 @@ def features_of_release(
     """
     table = read_matrix(storage, cohort, "features") if features is None else read_feature_table(features).features
     clinic = read_cohort(storage, cohort).participants if participants is None else read_participants(participants)
-    if risk_groups_of is not None:
-        groups = read_risk_groups(storage, risk_groups_of)
-        table = table.loc[table.index.intersection(groups.index)]
-        labels = clinic["participant_id"].str.removeprefix("sub-")
-        clinic = clinic.assign(risk_group=labels.map(groups))
-    return _with_outcome(table, clinic, module, {})
+    return _with_outcome(*_with_risk_groups(storage, table, clinic, risk_groups_of), module, {})
 
 
 def read_risk_groups(storage: Storage, cohort: str) -> pd.Series:
@@ -224,6 +228,17 @@ def read_risk_groups(storage: Storage, cohort: str) -> pd.Series:
         )
     table = pd.read_csv(io.StringIO(storage.read_text(key)), dtype={"case_id": str})
     return table[table["part"] == "cv"].set_index("case_id")["group"].sort_index()
+
+
+def _with_risk_groups(
+    storage: Storage, table: pd.DataFrame, clinic: pd.DataFrame, cohort: str | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return features of the patients whose risk group a cohort's study tells, and the clinical table with it."""
+    if cohort is None:
+        return table, clinic
+    groups = read_risk_groups(storage, cohort)
+    labels = clinic["participant_id"].str.removeprefix("sub-")
+    return table.loc[table.index.intersection(groups.index)], clinic.assign(risk_group=labels.map(groups))
 
 
 def survival_cohort(

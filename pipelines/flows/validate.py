@@ -133,7 +133,7 @@ def judge_model(
         return _judge_signature(name, package, given, seed)
     module = study(name)
     classified = (
-        features_of_store(storage, cohort, name, module, deep=deep)
+        features_of_store(storage, cohort, name, module, deep=deep, risk_groups_of=risk_groups_of)
         if stored
         else features_of_release(
             storage, cohort, module, features=features, participants=participants, risk_groups_of=risk_groups_of

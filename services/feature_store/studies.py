@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from services.shared.cohort import Region, Sequence
+from services.shared.cohort import SEQUENCES, Region, Sequence
 
 RADIOMICS = "radiomics"
 DEEP = "deep"
@@ -14,6 +14,7 @@ STUDY_SOURCES: dict[str, tuple[tuple[Sequence, ...], tuple[Region, ...]]] = {
     "grading": ((Sequence.T1, Sequence.T1C, Sequence.T2), (Region.TC, Region.WT)),
     "grading_survival": ((Sequence.T1, Sequence.T1C, Sequence.T2), (Region.TC, Region.WT)),
     "atrx": ((Sequence.T1C, Sequence.FLAIR), (Region.ED, Region.ET, Region.WT)),
+    "ferroptosis_imaging": (SEQUENCES, (Region.TC, Region.WT)),
 }
 """Radiomic features: sequences and regions. Shape belongs to a region alone. None are made of diffusion maps."""
 

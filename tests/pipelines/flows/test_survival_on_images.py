@@ -34,7 +34,7 @@ POOLED = tuple(f"gradesurvival_WT_deep_{n}" for n in (1, 2))
 RADIOMICS = tuple(
     f"{sequence}_{region}_original_firstorder_{name}"
     for sequence in ("T1c", "T1w", "FLAIR")
-    for region in ("WT", "ET")
+    for region in ("WT", "TC", "ET")
     for name in ("Mean", "Range")
 )
 NETWORKS: tuple[Architecture, ...] = ("diffusion_survival", "grade_survival")
@@ -80,7 +80,7 @@ def write_cohort(storage: Storage, name: str, *, patients: int, seed: int, permu
     """
     rng = np.random.default_rng(seed)
     risk, mark, age = rng.normal(size=patients), rng.normal(size=patients), rng.uniform(30, 70, patients)
-    death = rng.exponential(30 * np.exp(-1.5 * risk - 0.8 * mark - (age - 50) / 25))
+    death = rng.exponential(30 * np.exp(-1.5 * risk - 1.2 * mark - (age - 50) / 25))
     censoring = rng.uniform(10, 90, patients)
     told = rng.permutation(risk) if permuted else risk
     rows = []
@@ -174,14 +174,14 @@ def test_lower_grades_by_radiomics_and_by_a_networks_features(cohorts: Storage) 
     assert study("grading_survival").model == "grading_survival"
     flow = written(cohorts, "grading_survival", "flow")
     assert flow["patients_studied"] == 96  # every fifth patient has grade 4
-    assert flow["features_given"] == 4  # T1c and T1w of the whole tumour: FLAIR and ET are not the study's
+    assert flow["features_given"] == 8  # T1c and T1w of WT and TC: FLAIR and ET are not the study's
     plain = written(cohorts, "grading_survival", "metrics")
     assert plain["cv_c_index_low"] > 0.5
     description = registry.load(cohorts, registry.resolve(cohorts, "grading_survival/latest")).description
     assert "network" not in description.intended_use
 
     study("grading_survival", deep=True, validation=("away",))
-    assert written(cohorts, "grading_survival", "flow")["features_given"] == 4 + len(POOLED)
+    assert written(cohorts, "grading_survival", "flow")["features_given"] == 8 + len(POOLED)
     package = registry.load(cohorts, registry.resolve(cohorts, "grading_survival/latest"))
     assert POOLED[0] in package.model.columns
     assert "those of a network" in package.description.intended_use
@@ -189,6 +189,22 @@ def test_lower_grades_by_radiomics_and_by_a_networks_features(cohorts: Storage) 
     assert with_network["cv_c_index"] > plain["cv_c_index"]
     judged = validate_model("grading_survival/latest", "away", seed=1)
     assert judged.metrics["c_index_low"] > 0.5
+
+
+def test_the_genes_risk_group_is_looked_for_in_a_cohorts_own_images(cohorts: Storage) -> None:
+    ids = [f"home{number:03d}" for number in range(120)]
+    mark = online_features(
+        cohorts, OnlineRequest(cohort="home", case_ids=tuple(ids), names=("T1c_WT_original_firstorder_Range",))
+    )
+    high = [row.features["T1c_WT_original_firstorder_Range"] > 0 for row in mark.rows]
+    groups = pd.DataFrame({"case_id": ids, "part": "cv", "group": np.where(high, "high", "low")})[:100]
+    cohorts.write_text(f"{study_folder('genes', 'ferroptosis')}/predictions.csv", groups.to_csv(index=False))
+    parameters = parameters_of("ferroptosis_imaging").model_validate(
+        {"permutations": 0, "inner_folds": 2, "region": "WT"}
+    )
+    run_study("home", "ferroptosis_imaging", parameters, seed=3, risk_groups_of="genes")
+    assert written(cohorts, "ferroptosis_imaging", "metrics")["auc"] > 0.9
+    assert written(cohorts, "ferroptosis_imaging", "flow")["patients_studied"] == 100
 
 
 def test_what_the_store_does_not_hold_is_said(cohorts: Storage) -> None:
