@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from pipelines.modelling.survival_study import StudyCohort
 from pipelines.modelling.tables import participant_rows, read_feature_table
 from pipelines.studies import Study, kind_of, survival_study
 from services.feature_store.contracts import EntityRow, HistoricalRequest
-from services.feature_store.studies import DEEP, study_kinds, study_service
+from services.feature_store.studies import DEEP, STUDY_DEEP, study_kinds, study_service
 from services.feature_store.tables import scan_timestamps
 from services.model_serving.networks.specification import ImagingSpec
 from services.shared.cohort import CaseKeys, read_cohort
@@ -94,14 +93,11 @@ class StoredFeatures:
         Clinical table of the patients who are studied.
     excluded
         Why a step dropped a case, by case.
-    scale
-        What made the features: this platform, and which networks.
     """
 
     table: pd.DataFrame
     participants: pd.DataFrame
     excluded: dict[str, str]
-    scale: str
 
 
 def read_store(storage: Storage, cohort: str, name: str, *, deep: bool) -> StoredFeatures:
@@ -116,10 +112,22 @@ def read_store(storage: Storage, cohort: str, name: str, *, deep: bool) -> Store
     ------
     TooFewCases
         Where no case of the cohort has features.
+    InvalidValue
+        Where deep features are asked for of a study that takes none.
     NotFound
         Where the feature store has none for this study; or deep features are asked for and the cohort has none of it.
     """
     kinds = study_kinds(name, deep=deep)
+    if deep and DEEP not in kinds:
+        raise InvalidValue(
+            "the study takes no deep features of the feature store",
+            case=cohort,
+            step=name,
+            field="deep",
+            expected=f"one of {', '.join(STUDY_DEEP)}",
+            got=name,
+            remedy="leave out --deep",
+        )
     if not kinds:
         networks = study_kinds(name, deep=True)
         raise NotFound(
@@ -156,19 +164,21 @@ def read_store(storage: Storage, cohort: str, name: str, *, deep: bool) -> Store
         raise
     index = pd.Index([case.id for case in cases], name="case_id")
     table = pd.DataFrame([row.features for row in answer.rows], index=index, dtype=float)
-    made_by = ", ".join(_networks_of(storage, cases, table.columns)) if deep else ""
-    return StoredFeatures(
-        table, members.participants, excluded, f"extracted by gliaflow{made_by and f', network {made_by}'}"
-    )
+    return StoredFeatures(table, members.participants, excluded)
 
 
-def _networks_of(storage: Storage, cases: Sequence[CaseRef], columns: Iterable[str]) -> list[str]:
-    """Return the networks that made some columns of a cohort, which has one set of them."""
+def _makers(storage: Storage, cohort: str, table: pd.DataFrame) -> str:
+    """Return what made a cohort's features: this platform, and the networks, of which a cohort has one set."""
+    cases = (CaseRef(cohort=cohort, id=str(label)) for label in table.index)
     manifests = (read_manifest(storage, CaseKeys(case).manifest(DEEP)) for case in cases)
-    networks = next((m.parameters["networks"] for m in manifests if m is not None), {})
-    starts = {column.split("_deep_")[0] for column in columns}
-    named = list(networks) if isinstance(networks, dict) else []
-    return [name for name in named if read_card(storage, name, ImagingSpec).spec.column_start in starts]
+    networks = next((manifest.parameters["networks"] for manifest in manifests if manifest is not None), {})
+    starts = {str(column).split("_deep_")[0] for column in table}
+    named = [
+        name
+        for name in (networks if isinstance(networks, dict) else {})
+        if read_card(storage, name, ImagingSpec).spec.column_start in starts
+    ]
+    return ", network ".join(("extracted by gliaflow", *named))
 
 
 def features_of_store(
@@ -258,10 +268,12 @@ def survival_cohort(
     if reads_store(storage, cohort, name, features=features, deep=deep):
         found = read_store(storage, cohort, name, deep=deep)
         silent = found.table.index[found.table.isna().all(axis=1)]
-        reasons = dict.fromkeys(map(str, silent), "no feature of the study: no tumour of its region") | found.excluded
+        reasons = dict.fromkeys(map(str, silent), "the feature store has no value of the study's features")
+        reasons |= found.excluded
         kept = found.table.index.difference(silent)
         excluded = {label: reason for label, reason in reasons.items() if label not in kept}
-        return StudyCohort(cohort, found.table, _by_case(found.participants), found.scale, excluded)
+        scale = _makers(storage, cohort, found.table)
+        return StudyCohort(cohort, found.table, _by_case(found.participants), scale, excluded)
     table = read_matrix(storage, cohort, matrix) if features is None else read_feature_table(features).features
     if participants is None:
         everyone = read_cohort(storage, cohort)

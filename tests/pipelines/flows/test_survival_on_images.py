@@ -219,3 +219,5 @@ def test_what_the_store_does_not_hold_is_said(cohorts: Storage) -> None:
         study("diffusion", deep=True, validation=("other",))
     with pytest.raises(InvalidValue, match="from a table"):
         study("ferroptosis", deep=True)
+    with pytest.raises(InvalidValue, match="takes no deep features"):
+        run_study("home", "ferroptosis_imaging", parameters_of("ferroptosis_imaging")(), seed=3, deep=True)
