@@ -279,8 +279,8 @@ def _limits(name: str) -> Callable[[Mapping[str, float], str], str]:
 
 def _pair(name: str) -> Callable[[Mapping[str, float], str], str]:
     def write(metrics: Mapping[str, float], part: str) -> str:
-        found = [metrics.get(f"{part}_nomogram_{name}_{model}") for model in ("clinical", "integrated")]
-        return " → ".join("–" if value is None else f"{value:.1f}" for value in found)
+        named = [f"{part}_nomogram_{name}_{model}" for model in ("clinical", "integrated")]
+        return " → ".join(f"{metrics[key]:.1f}" for key in named if key in metrics) or "–"
 
     return write
 
