@@ -211,7 +211,11 @@ def extract(
 
     Deep features follow the section `extract_deep`: a thousand of ResNet-34 for each region on each sequence
     (`weights`: ImageNet's, else random), and the pooled features of `networks` trained by `gliaflow train`, each
-    patient's from a fold that never saw him. `gliaflow study NAME --deep` learns from both kinds.
+    patient's from a fold that never saw him, with what they say of him: a risk, or log-odds. `gliaflow study NAME
+    --deep` learns from both kinds.
+
+    Example: `gliaflow extract --deep` after `gliaflow train diffusion-survival`, with
+    `extract_deep: {sequences: [], networks: [models/imaging/diffusion-survival]}`
     """
     from pipelines.flows.extract import extract_cohort
     from pipelines.parameters import read_section

@@ -37,13 +37,21 @@ def study(
         str | None, typer.Option(help="Cohort whose ferroptosis study says who is at high risk (ferroptosis_imaging)")
     ] = None,
     deep: Annotated[  # noqa: FBT002
-        bool, typer.Option("--deep", help="Learn from deep features too; 'gliaflow extract --deep' makes them")
+        bool,
+        typer.Option(
+            "--deep",
+            help="Learn from what networks made too, from 'gliaflow extract --deep'; the risk of the "
+            "diffusion-survival network is all that the diffusion study takes of a cohort's own images",
+        ),
     ] = False,
 ) -> None:
     """Run a **study**: selection, model and cut-off in nested cross-validation, permuted outcomes, deployable model.
 
+    Features come from the feature store, or from the tables of a cohort that was imported with them.
+
     Examples: `gliaflow study grading --features published.csv --participants clinic.csv --cohort published`;
-    `gliaflow study ferroptosis --cohort tcga --validation freije --validation joo`
+    `gliaflow study ferroptosis --cohort tcga --validation freije --validation joo`;
+    `gliaflow study diffusion --deep --cohort clinic --validation elsewhere`
     """
     from pipelines.flows.study import run_study
     from pipelines.parameters import read_section, read_value

@@ -10,11 +10,11 @@ from prefect.cache_policies import NO_CACHE
 
 from pipelines.clients import connect
 from pipelines.flows.study_inputs import (
+    check_networks,
     features_of_release,
     features_of_store,
-    is_released,
+    reads_store,
     survival_cohort,
-    survival_cohorts,
 )
 from pipelines.modelling.outputs import study_folder, write_study
 from pipelines.modelling.study import Progress, StudyParameters
@@ -51,8 +51,8 @@ def run_study(
     seed
         Decides folds and permutations.
     features
-        A table (Parquet or CSV) with one row a patient. None takes the matrix of an imported release, or the study's
-        features from the feature store as they were known at each patient's scan.
+        A table (Parquet or CSV) with one row a patient. None takes the matrix of an imported release, or of a cohort of
+        images the study's features from the feature store as they were known at each patient's scan.
     participants
         The clinical table of ``features``; None takes the cohort's.
     validation
@@ -60,7 +60,7 @@ def run_study(
     risk_groups_of
         A cohort with a finished ferroptosis study, whose out-of-fold risk groups are these patients' outcome.
     deep
-        Whether the study takes the feature store's deep features beside the radiomic ones.
+        Whether the study takes the feature store's deep features, beside the radiomic ones where it has such.
     progress
         Called with folds done, folds in all, and what is being done.
 
@@ -69,18 +69,23 @@ def run_study(
     NotFound
         Where there is no such study, cohort or matrix.
     InvalidValue
-        Where validation cohorts are given to a study that classifies.
+        Where validation cohorts are given to a study that classifies; where deep features are asked for beside a table,
+        or a validation cohort's come from other networks.
     """
     storage = open_storage()
-    released = features is not None or is_released(storage, cohort)
+    stored = reads_store(storage, cohort, name, features=features, deep=deep)
     beside: tuple[str, ...] = ()
     if kind_of(name) == "survival":
-        survival = survival_study(name)
-        result = survival.run(
-            survival_cohort(
-                storage, cohort, survival.MATRIX, features=features, participants=participants
-            ).without_held_out(parameters.held_out_share),
-            survival_cohorts(storage, validation, survival.MATRIX),
+        training = survival_cohort(
+            storage, cohort, name, features=features, participants=participants, deep=deep
+        ).without_held_out(parameters.held_out_share)
+        others = {other: survival_cohort(storage, other, name, deep=deep) for other in validation}
+        if deep:
+            for other in others.values():
+                check_networks(other, training.scale)
+        result = survival_study(name).run(
+            training,
+            others,
             parameters=SurvivalStudyParameters.model_validate(parameters),
             seed=seed,
             progress=progress,
@@ -97,7 +102,9 @@ def run_study(
     else:
         module = study(name)
         given = (
-            features_of_release(
+            features_of_store(storage, cohort, name, module, deep=deep, risk_groups_of=risk_groups_of)
+            if stored
+            else features_of_release(
                 storage,
                 cohort,
                 module,
@@ -105,8 +112,6 @@ def run_study(
                 participants=participants,
                 risk_groups_of=risk_groups_of,
             )
-            if released
-            else features_of_store(storage, cohort, name, module, deep=deep)
         ).without_held_out(parameters.held_out_share)
         found = module.run(
             given.features,
@@ -120,7 +125,7 @@ def run_study(
         write_study(storage, cohort, found)
         beside = tuple(sorted(found.packages))
     # A model of tables must not become the champion of the images' model of the same name.
-    model = f"{name}-{cohort}" if released or kind_of(name) == "survival" else name
+    model = name if stored else f"{name}-{cohort}"
     folder = study_folder(cohort, name)
     for part in beside:
         _register(RegisterRequest(folder=f"{folder}/{part}", model=f"{model}-{part}"))

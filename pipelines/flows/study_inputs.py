@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +11,22 @@ import pandas as pd
 from pipelines.clients import connect
 from pipelines.datasets.participants import read_participants
 from pipelines.datasets.release import matrix_key, matrix_scale, read_matrix
-from pipelines.ledger import STEPS, read_quarantine, usable_cases
+from pipelines.ledger import STEPS, Step, read_quarantine, usable_cases
 from pipelines.modelling.held_out import held_out_cases
 from pipelines.modelling.outputs import study_folder
 from pipelines.modelling.survival_study import StudyCohort
 from pipelines.modelling.tables import participant_rows, read_feature_table
-from pipelines.studies import Study
+from pipelines.studies import Study, kind_of, survival_study
 from services.feature_store.contracts import EntityRow, HistoricalRequest
+from services.feature_store.studies import DEEP, STUDY_DEEP, study_kinds, study_service
 from services.feature_store.tables import scan_timestamps
-from services.shared.cohort import read_cohort
-from services.shared.errors import NotFound, TooFewCases
+from services.model_serving.networks.specification import ImagingSpec
+from services.shared.cohort import CaseKeys, read_cohort
+from services.shared.contracts import CaseRef
+from services.shared.errors import InvalidValue, NotFound, TooFewCases
+from services.shared.manifest import read_manifest
 from services.shared.storage import Storage
+from services.shared.trained_network import read_card
 
 RISK_GROUP_STUDY = "ferroptosis"
 
@@ -50,7 +54,53 @@ def is_released(storage: Storage, cohort: str) -> bool:
     return storage.exists(matrix_key(cohort, "features"))
 
 
-def features_of_store(storage: Storage, cohort: str, name: str, module: Study, *, deep: bool = False) -> StudyInput:
+def reads_store(storage: Storage, cohort: str, name: str, *, features: Path | None = None, deep: bool = False) -> bool:
+    """Return whether a study takes a cohort's features from the feature store: where it has images and no table.
+
+    Raises
+    ------
+    InvalidValue
+        Where deep features are asked for beside a table, which holds whatever there is to learn from.
+    """
+    tables = {
+        "--features": features is not None,
+        "the expression of genes": kind_of(name) == "survival" and survival_study(name).MATRIX == "expression",
+        "a release with features": is_released(storage, cohort),
+    }
+    table = next((what for what, given in tables.items() if given), None)
+    if table is not None and deep:
+        raise InvalidValue(
+            "deep features come from images, and this cohort's features from a table",
+            case=cohort,
+            step=name,
+            field="deep",
+            expected="a cohort of images, extracted with 'gliaflow extract --deep'",
+            got=table,
+            remedy="leave out --deep, or import the images as a cohort of their own",
+        )
+    return table is None
+
+
+@dataclass(frozen=True)
+class StoredFeatures:
+    """What the feature store holds for a study of a cohort.
+
+    Parameters
+    ----------
+    table
+        Features as they were known at each patient's scan, by case.
+    participants
+        Clinical table of the patients who are studied.
+    excluded
+        Why a step dropped a case, by case.
+    """
+
+    table: pd.DataFrame
+    participants: pd.DataFrame
+    excluded: dict[str, str]
+
+
+def read_store(storage: Storage, cohort: str, name: str, *, deep: bool) -> StoredFeatures:
     """Return a study's features as the feature store knew them at each patient's scan.
 
     Parameters
@@ -62,30 +112,89 @@ def features_of_store(storage: Storage, cohort: str, name: str, module: Study, *
     ------
     TooFewCases
         Where no case of the cohort has features.
+    InvalidValue
+        Where deep features are asked for of a study that takes none.
     NotFound
-        Where deep features are asked for and the cohort has none of this study.
+        Where the feature store has none for this study; or deep features are asked for and the cohort has none of it.
     """
+    kinds = study_kinds(name, deep=deep)
+    if deep and DEEP not in kinds:
+        raise InvalidValue(
+            "the study takes no deep features of the feature store",
+            case=cohort,
+            step=name,
+            field="deep",
+            expected=f"one of {', '.join(STUDY_DEEP)}",
+            got=name,
+            remedy="leave out --deep",
+        )
+    if not kinds:
+        networks = study_kinds(name, deep=True)
+        raise NotFound(
+            "this platform extracts no radiomic features for the study",
+            case=cohort,
+            step=name,
+            expected="what a network says of the images" if networks else "a table of features",
+            got="deep features were not asked for" if networks else "a cohort without a table",
+            remedy=(
+                "train the study's network ('gliaflow train'), name it in the section extract_deep, run 'gliaflow "
+                "extract --deep', then the study with --deep; or give a table with --features"
+                if networks
+                else "give a table with --features, or import a release that has one"
+            ),
+        )
     members = read_cohort(storage, cohort).subset("study")
+    steps: tuple[Step, ...] = (*STEPS, "deep") if deep else STEPS
     excluded = {
         label: f"{step}: {problem['title']}"
-        for step in STEPS
+        for step in steps
         for label, problem in read_quarantine(storage, cohort, step).items()
     }
-    cases = [case.id for case in usable_cases(storage, members, steps=STEPS)]
+    cases = usable_cases(storage, members, steps=STEPS)
     if not cases:
         raise TooFewCases("no case has features", case=cohort, step=name, remedy="run 'gliaflow extract' first")
     moments = scan_timestamps(members)
-    rows = tuple(EntityRow(case_id=case, event_timestamp=moments[case].to_pydatetime()) for case in cases)
-    kinds = ("radiomics", "deep") if deep else ("radiomics",)
-    wanted = HistoricalRequest(cohort=cohort, rows=rows, names=tuple(f"{kind}_{name}" for kind in kinds))
+    rows = tuple(EntityRow(case_id=case.id, event_timestamp=moments[case.id].to_pydatetime()) for case in cases)
+    wanted = HistoricalRequest(cohort=cohort, rows=rows, names=tuple(study_service(name, kind) for kind in kinds))
     try:
         answer = connect("feature_store").historical_features(wanted)
     except NotFound as error:
-        if deep and error.got == f"deep_{name}":
+        if deep and error.got == study_service(name, DEEP):
             error.remedy = "run 'gliaflow extract --deep' with this study's networks or sequences first"
         raise
-    table = pd.DataFrame([row.features for row in answer.rows], index=pd.Index(cases, name="case_id"), dtype=float)
-    return _with_outcome(table, members.participants, module, excluded)
+    index = pd.Index([case.id for case in cases], name="case_id")
+    table = pd.DataFrame([row.features for row in answer.rows], index=index, dtype=float)
+    return StoredFeatures(table, members.participants, excluded)
+
+
+def _makers(storage: Storage, cohort: str, table: pd.DataFrame) -> str:
+    """Return what made a cohort's features: this platform, and the networks, of which a cohort has one set."""
+    cases = (CaseRef(cohort=cohort, id=str(label)) for label in table.index)
+    manifests = (read_manifest(storage, CaseKeys(case).manifest(DEEP)) for case in cases)
+    networks = next((manifest.parameters["networks"] for manifest in manifests if manifest is not None), {})
+    starts = {str(column).split("_deep_")[0] for column in table}
+    named = [
+        name
+        for name in (networks if isinstance(networks, dict) else {})
+        if read_card(storage, name, ImagingSpec).spec.column_start in starts
+    ]
+    return ", network ".join(("extracted by gliaflow", *named))
+
+
+def features_of_store(
+    storage: Storage,
+    cohort: str,
+    name: str,
+    module: Study,
+    *,
+    deep: bool = False,
+    risk_groups_of: str | None = None,
+) -> StudyInput:
+    """Return what a classification learns from in the feature store; see :func:`read_store`."""
+    found = read_store(storage, cohort, name, deep=deep)
+    dropped = {label: reason for label, reason in found.excluded.items() if label not in found.table.index}
+    table, clinic = _with_risk_groups(storage, found.table, found.participants, risk_groups_of)
+    return _with_outcome(table, clinic, module, dropped)
 
 
 def features_of_release(
@@ -108,12 +217,7 @@ def features_of_release(
     """
     table = read_matrix(storage, cohort, "features") if features is None else read_feature_table(features).features
     clinic = read_cohort(storage, cohort).participants if participants is None else read_participants(participants)
-    if risk_groups_of is not None:
-        groups = read_risk_groups(storage, risk_groups_of)
-        table = table.loc[table.index.intersection(groups.index)]
-        labels = clinic["participant_id"].str.removeprefix("sub-")
-        clinic = clinic.assign(risk_group=labels.map(groups))
-    return _with_outcome(table, clinic, module, {})
+    return _with_outcome(*_with_risk_groups(storage, table, clinic, risk_groups_of), module, {})
 
 
 def read_risk_groups(storage: Storage, cohort: str) -> pd.Series:
@@ -136,15 +240,40 @@ def read_risk_groups(storage: Storage, cohort: str) -> pd.Series:
     return table[table["part"] == "cv"].set_index("case_id")["group"].sort_index()
 
 
+def _with_risk_groups(
+    storage: Storage, table: pd.DataFrame, clinic: pd.DataFrame, cohort: str | None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return features of the patients whose risk group a cohort's study tells, and the clinical table with it."""
+    if cohort is None:
+        return table, clinic
+    groups = read_risk_groups(storage, cohort)
+    labels = clinic["participant_id"].str.removeprefix("sub-")
+    return table.loc[table.index.intersection(groups.index)], clinic.assign(risk_group=labels.map(groups))
+
+
 def survival_cohort(
     storage: Storage,
     cohort: str,
-    matrix: str,
+    name: str,
     *,
     features: Path | None = None,
     participants: Path | None = None,
+    deep: bool = False,
 ) -> StudyCohort:
-    """Return a cohort's expression or features with follow-up and clinical columns, of its subset ``study``."""
+    """Return what a survival study takes of a cohort, of its subset ``study``: features or expression, and follow-up.
+
+    The feature store gives the features where the cohort came without a table of them; see :func:`read_store`.
+    """
+    matrix = survival_study(name).MATRIX
+    if reads_store(storage, cohort, name, features=features, deep=deep):
+        found = read_store(storage, cohort, name, deep=deep)
+        silent = found.table.index[found.table.isna().all(axis=1)]
+        reasons = dict.fromkeys(map(str, silent), "the feature store has no value of the study's features")
+        reasons |= found.excluded
+        kept = found.table.index.difference(silent)
+        excluded = {label: reason for label, reason in reasons.items() if label not in kept}
+        scale = _makers(storage, cohort, found.table)
+        return StudyCohort(cohort, found.table, _by_case(found.participants), scale, excluded)
     table = read_matrix(storage, cohort, matrix) if features is None else read_feature_table(features).features
     if participants is None:
         everyone = read_cohort(storage, cohort)
@@ -155,14 +284,36 @@ def survival_cohort(
         clinic = read_participants(participants)
     scale = matrix_scale(storage, cohort, matrix) if features is None else ""
     if features is None:  # the cohort's own clinical table may hold patients without a matrix: the study counts them
-        labels = clinic["participant_id"].str.removeprefix("sub-").rename("case_id")
-        return StudyCohort(cohort, table, clinic.set_index(labels), scale)
+        return StudyCohort(cohort, table, _by_case(clinic), scale)
     return StudyCohort(cohort, table, participant_rows(clinic, table.index), scale)
 
 
-def survival_cohorts(storage: Storage, cohorts: Sequence[str], matrix: str) -> dict[str, StudyCohort]:
-    """Return several cohorts by name."""
-    return {name: survival_cohort(storage, name, matrix) for name in cohorts}
+def check_networks(cohort: StudyCohort, scale: str | None) -> None:
+    """Check that a cohort's deep features are of the networks that a model learnt from.
+
+    Parameters
+    ----------
+    scale
+        What made the features that the model learnt from.
+
+    Raises
+    ------
+    InvalidValue
+        Where other networks made them: columns of the same names mean something else.
+    """
+    if cohort.scale != scale:
+        raise InvalidValue(
+            "the cohort's deep features are of another network than the model learnt from",
+            case=cohort.name,
+            field="deep features",
+            expected=scale,
+            got=cohort.scale,
+            remedy="name that network in the section extract_deep and run 'gliaflow extract --deep' again",
+        )
+
+
+def _by_case(clinic: pd.DataFrame) -> pd.DataFrame:
+    return clinic.set_index(clinic["participant_id"].str.removeprefix("sub-").rename("case_id"))
 
 
 def _with_outcome(table: pd.DataFrame, clinic: pd.DataFrame, module: Study, excluded: dict[str, str]) -> StudyInput:

@@ -10,11 +10,19 @@ from pathlib import Path
 import pandas as pd
 from prefect import flow
 
-from pipelines.flows.study_inputs import features_of_release, features_of_store, is_released, survival_cohort
+from pipelines.flows.study_inputs import (
+    StudyInput,
+    check_networks,
+    features_of_release,
+    features_of_store,
+    reads_store,
+    survival_cohort,
+)
 from pipelines.modelling.applied_model import apply_to_cohort
+from pipelines.modelling.feature_names import kind_of
 from pipelines.modelling.survival_study import StudyCohort
 from pipelines.modelling.survival_validation import judge_package
-from pipelines.studies import STUDIES, ferroptosis, study, survival_study
+from pipelines.studies import STUDIES, ferroptosis, study
 from services.model_serving import registry
 from services.model_serving.package import Package
 from services.shared.errors import InvalidValue
@@ -116,12 +124,22 @@ def judge_model(
         raise InvalidValue(
             "the model comes from no study of this version", field="model", expected=", ".join(STUDIES), got=name
         )
+    stored = reads_store(storage, cohort, name, features=features)
+    deep = stored and any(kind_of(column) == "deep" for column in package.model.columns)
     if package.description.kind == "cox":
-        given = survival_cohort(
-            storage, cohort, survival_study(name).MATRIX, features=features, participants=participants
-        )
+        given = survival_cohort(storage, cohort, name, features=features, participants=participants, deep=deep)
+        if deep:
+            check_networks(given, package.description.platform)
         return _judge_signature(name, package, given, seed)
-    return _judge_classifier(storage, cohort, package, seed, features, participants, risk_groups_of)
+    module = study(name)
+    classified = (
+        features_of_store(storage, cohort, name, module, deep=deep, risk_groups_of=risk_groups_of)
+        if stored
+        else features_of_release(
+            storage, cohort, module, features=features, participants=participants, risk_groups_of=risk_groups_of
+        )
+    )
+    return _judge_classifier(package, classified, seed)
 
 
 def _judge_signature(name: str, package: Package, cohort: StudyCohort, seed: int) -> Judged:
@@ -138,22 +156,7 @@ def _judge_signature(name: str, package: Package, cohort: StudyCohort, seed: int
     return Judged(applied.figures.metrics, {"predictions": applied.predictions, **applied.figures.tables}, applied.flow)
 
 
-def _judge_classifier(
-    storage: Storage,
-    cohort: str,
-    package: Package,
-    seed: int,
-    features: Path | None,
-    participants: Path | None,
-    risk_groups_of: str | None,
-) -> Judged:
-    module = study(package.description.study)
-    if features is not None or is_released(storage, cohort):
-        given = features_of_release(
-            storage, cohort, module, features=features, participants=participants, risk_groups_of=risk_groups_of
-        )
-    else:
-        given = features_of_store(storage, cohort, package.description.study, module)
+def _judge_classifier(package: Package, given: StudyInput, seed: int) -> Judged:
     figures = apply_to_cohort(
         package,
         given.features,

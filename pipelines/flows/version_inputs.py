@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipelines.datasets.release import matrix_key, read_matrix
-from pipelines.flows.study_inputs import features_of_store
+from pipelines.datasets.release import read_matrix
+from pipelines.flows.study_inputs import read_store, reads_store
 from pipelines.flows.validate import judge_model
+from pipelines.modelling.feature_names import kind_of as feature_kind
 from pipelines.modelling.held_out import is_held_out
 from pipelines.modelling.signature import predicted_survival
 from pipelines.parameters import read_section
@@ -150,7 +151,9 @@ def _held_out_share(package: Package, params: Path | None) -> float:
 
 def _features(storage: Storage, package: Package) -> pd.DataFrame:
     cohort, name = cohort_of(package), package.description.study
-    matrix = "features" if kind_of(name) == "classification" else survival_study(name).MATRIX
-    if storage.exists(matrix_key(cohort, matrix)):
-        return read_matrix(storage, cohort, matrix)
-    return features_of_store(storage, cohort, name, study(name)).features
+    if reads_store(storage, cohort, name):
+        deep = any(feature_kind(column) == "deep" for column in package.model.columns)
+        return read_store(storage, cohort, name, deep=deep).table
+    return read_matrix(
+        storage, cohort, "features" if kind_of(name) == "classification" else survival_study(name).MATRIX
+    )

@@ -26,12 +26,12 @@ _SEQUENCES: dict[Sequence, frozenset[str]] = {
     Sequence.T2: frozenset({"t2", "t2w"}),
     Sequence.FLAIR: frozenset({"flair", "t2f"}),
 }
-_DEEP = re.compile(r"[^_]+_[^_]+_deep_\d+")
+_DEEP = re.compile(r"[^_]+_[^_]+_deep_(\d+|risk|logit)")
 _TOKEN = re.compile(r"[A-Za-z0-9]+")
 
 
 def kind_of(column: str) -> Kind:
-    """Return whether a network made a feature (``<sequence>_<region>_deep_<number>``) or a formula."""
+    """Return whether a network made a feature (``<sequence>_<region>_deep_<number>`` or its answer) or a formula."""
     return "deep" if _DEEP.fullmatch(column) else "radiomics"
 
 

@@ -1,7 +1,7 @@
 """Training, tuning and internal validation patients of one cohort, and risk scores of whatever predictor learns there.
 
 A predictor learns from training patients, may choose among its own variants (or stop) by tuning patients, and never
-sees an internal one. The same parts serve a radiomic signature and a network, so that their figures compare.
+sees an internal one.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class RiskModel(Protocol):
 
 
 class RiskPredictor(Protocol):
-    """What learns a risk score: a radiomic signature, or a network that finds its images by the patients' ids."""
+    """What learns a risk score, such as a radiomic signature."""
 
     @property
     def name(self) -> str:

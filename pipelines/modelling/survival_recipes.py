@@ -23,10 +23,11 @@ from pipelines.modelling.selection import (
     keep_significant,
     most_important,
 )
-from pipelines.modelling.signature import FittedSelection, SignatureRecipe
+from pipelines.modelling.signature import FittedSelection, SignatureRecipe, unpenalised_weights
 from pipelines.modelling.survival_data import Event
 from pipelines.modelling.validation import derive_seed, stratified_folds
 from services.model_serving.predictor import classifier_scores
+from services.shared.errors import InvalidTable
 from services.survival_analytics.discrimination import auc
 
 SEQUENCE_WORDS: dict[str, frozenset[str]] = {
@@ -121,6 +122,46 @@ class UncorrelatedCox:
         fitted = fit_within(self.base, kept, values, months, event, names=names, seed=seed)
         steps = {"given": values.shape[1], "usable": len(scaling.columns), "uncorrelated": len(kept)}
         return replace(fitted, steps=steps | _later(fitted.steps))
+
+
+@dataclass(frozen=True)
+class KnownRisk:
+    """One column that is a risk already, such as a network's: a Cox model stretches it to the scale of log hazards.
+
+    It is never turned round: where a higher risk goes with a longer life among the training patients, it stays as it
+    is, less its mean.
+
+    Parameters
+    ----------
+    max_missing
+        Largest share of missing values of a usable column.
+    """
+
+    max_missing: float = 0.2
+
+    name = "known_risk"
+
+    def fit(self, values: Array, months: Array, event: Event, *, names: Sequence[str], seed: int) -> FittedSelection:  # noqa: ARG002 - nothing is drawn
+        """Fit to training patients.
+
+        Raises
+        ------
+        InvalidTable
+            Where there is more than one column.
+        """
+        if len(names) != 1:
+            raise InvalidTable(
+                "there is more than one risk to take as the signature",
+                step="signature",
+                field=", ".join(names),
+                expected="one column",
+                got=f"{len(names)} columns",
+                remedy="extract the deep features of one such network alone",
+            )
+        scaling = fit_scaling(values, max_missing=self.max_missing)
+        weight = unpenalised_weights(scaling.z_scores(values), months, event)
+        steps = {"given": 1, "usable": 1}
+        return FittedSelection(scaling, weight if weight[0] > 0 else scaling.scales.copy(), steps)
 
 
 @dataclass(frozen=True)

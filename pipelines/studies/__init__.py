@@ -23,7 +23,10 @@ Kind = Literal["classification", "survival"]
 STUDIES: dict[str, tuple[Kind, str]] = {
     "ferroptosis": ("survival", "survival from the expression of ferroptosis genes; --validation applies it elsewhere"),
     "ferroptosis_imaging": ("classification", "the genes' risk group from images; labels by --risk-groups-of"),
-    "diffusion": ("survival", "survival from diffusion maps, with clinical and integrated nomogram"),
+    "diffusion": (
+        "survival",
+        "survival from diffusion maps (own images: --deep), with clinical and integrated nomogram",
+    ),
     "grading": ("classification", "LGG (WHO 2-3) against HGG (WHO 4) from images"),
     "grading_survival": ("survival", "survival of lower-grade glioma from images, with nomogram"),
     "atrx": ("classification", "ATRX mutation from images, and fused with clinical columns"),

@@ -1,17 +1,18 @@
 """Survival signature of glioma from diffusion tensor maps, after EBioMedicine 2021, 103583.
 
-Patients are split into training, tuning and internal validation (381/96/99 in the paper). A risk predictor learns on
-the training part and chooses among its variants by the tuning part; here it is radiomics of the axial, radial and mean
-diffusivity and the fractional anisotropy: columns that repeat others go, univariable Cox screen, LASSO or elastic-net
-Cox. X-tile cut-off on training, applied unchanged; Kaplan–Meier, log-rank and weighted log-rank test; independence of
-clinical factors; a clinical nomogram against one with the signature. A network takes the predictor's place by
-:class:`pipelines.modelling.survival_parts.RiskPredictor`.
+The signature is what a network says of the maps, as published, where the features hold such a risk: each patient's
+from networks that never saw him, so that nobody has to be set aside for its tuning. Otherwise it is learnt from
+radiomics of the axial, radial and mean diffusivity and the fractional anisotropy: patients are split into training,
+tuning and internal validation (381/96/99 in the paper), columns that repeat others go, univariable Cox screen, LASSO or
+elastic-net Cox, whichever the tuning part prefers. X-tile cut-off on training, applied unchanged; Kaplan–Meier,
+log-rank and weighted log-rank test; independence of clinical factors; a clinical nomogram against one with the
+signature.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -19,7 +20,7 @@ from pydantic import Field
 
 from pipelines.modelling.clinical_factors import choose_factors, with_factor_tables
 from pipelines.modelling.nomograms import with_nomograms
-from pipelines.modelling.signature import CutoffRule, ElasticNetCox
+from pipelines.modelling.signature import CutoffRule, ElasticNetCox, SignatureRecipe
 from pipelines.modelling.study import Progress
 from pipelines.modelling.survival_data import SurvivalData, survival_data
 from pipelines.modelling.survival_parts import (
@@ -31,7 +32,7 @@ from pipelines.modelling.survival_parts import (
     usable_horizons,
     weighted_log_rank,
 )
-from pipelines.modelling.survival_recipes import UncorrelatedCox
+from pipelines.modelling.survival_recipes import KnownRisk, UncorrelatedCox
 from pipelines.modelling.survival_study import (
     StudyCohort,
     SurvivalPlan,
@@ -49,6 +50,12 @@ INTENDED_USE = (
     "Research: risk score of overall survival of untreated adult-type diffuse glioma from radiomic features of "
     "diffusion tensor maps, extracted with the settings of the training data. Not for clinical decisions."
 )
+INTENDED_USE_OF_NETWORK = (
+    "Research: risk score of overall survival of untreated adult-type diffuse glioma that a network reads from "
+    "sections of diffusion tensor maps; it takes the risk of the network that it names. Not for clinical decisions."
+)
+NETWORK_RISK = "_deep_risk"
+"""How the name of a network's risk ends."""
 MAPS: dict[str, frozenset[str]] = {
     "FA": frozenset({"fa"}),
     "MD": frozenset({"md", "tr", "adc"}),
@@ -97,6 +104,21 @@ def map_of(feature: str) -> str | None:
     return None
 
 
+def signature_columns(columns: Iterable[str]) -> list[str]:
+    """Return the columns that the signature is made of: a network's risk, or else the features of diffusion maps.
+
+    >>> signature_columns(["FA_WT_original_firstorder_Mean", "diffusionsurvival_WT_deep_risk"])
+    ['diffusionsurvival_WT_deep_risk']
+    """
+    names = list(columns)
+    return [name for name in names if is_network_risk(name)] or [name for name in names if map_of(name)]
+
+
+def is_network_risk(feature: str) -> bool:
+    """Return whether a feature is the risk that a network says."""
+    return feature.endswith(NETWORK_RISK)
+
+
 def run(
     training: StudyCohort,
     validation: Mapping[str, StudyCohort],
@@ -110,35 +132,40 @@ def run(
     Parameters
     ----------
     training
-        Features of diffusion maps, of structural sequences too where they are to be compared; clinical table, whose
-        column ``split`` (train, tuning, internal) overrules the shares.
+        A network's risk; or features of diffusion maps, of structural sequences too where they are to be compared.
+        Clinical table, whose column ``split`` (train, tuning, internal) overrules the shares.
     validation
         Further cohorts by name.
 
     Raises
     ------
     InvalidTable
-        Where there is no feature of a diffusion map, no follow-up, or no clinical factor that is known.
+        Where there is no feature of a diffusion map, no follow-up, or no clinical factor that is known; or the risks
+        of two networks.
     TooFewCases
         Where a part has too few deaths.
     """
     p = Parameters.model_validate((parameters or Parameters()).model_dump())
     whole = read_diffusion(training, p)
-    parts = split_parts(whole, tuning=p.tuning_share, internal=p.internal_share, seed=seed)
+    own_columns = signature_columns(whole.columns)
+    of_network = is_network_risk(own_columns[0])
+    tuning = 0.0 if of_network else p.tuning_share  # a network has chosen its epoch among its own tuning patients
+    parts = split_parts(whole, tuning=tuning, internal=p.internal_share, seed=seed)
     horizons, unused = usable_horizons(parts.train, p.horizons_months)
     p = p.model_copy(update={"horizons_months": horizons})
-    diffusion = [name for name in whole.columns if map_of(name)]
-    own = _with_columns(parts, diffusion)
+    own = _with_columns(parts, own_columns)
     others = {name: read_diffusion(cohort, p) for name, cohort in validation.items()}
     factors = choose_factors(own.train.clinical, p.clinical, max_missing=p.max_missing_clinical)
-    chosen, _, candidates = _predictor(p).choose(own.train, own.tuning, seed=seed)
-    plan = SurvivalPlan(NAME, VERSION, INTENDED_USE, _candidates(p)[chosen], p, training.scale)
+    recipes: Mapping[str, SignatureRecipe] = {"network": KnownRisk(p.max_missing)} if of_network else _candidates(p)
+    chosen, _, candidates = _predictor(p, recipes).choose(own.train, own.tuning, seed=seed)
+    intended_use = INTENDED_USE_OF_NETWORK if of_network else INTENDED_USE
+    plan = SurvivalPlan(NAME, VERSION, intended_use, recipes[chosen], p, training.scale)
     held = {name: part for name, part in own.named.items() if name != "train"}
     result = run_survival_study(plan, own.train, held | others, seed=seed, progress=progress)
     tables = {"candidates": candidates, "parts": _part_table(parts)}
     structural = [name for name in whole.columns if not map_of(name)]
-    if p.compare_structural and structural:
-        sets = {"diffusion": diffusion, "structural": structural, "both": list(whole.columns)}
+    if p.compare_structural and structural and not of_network:
+        sets = {"diffusion": own_columns, "structural": structural, "both": list(whole.columns)}
         tables["feature_sets"] = _compare_sets(parts, sets, p, seed=seed)
     result = with_nomograms(
         result, own.train, held | others, clinical_columns=factors.known, categorical=CATEGORICAL, seed=seed
@@ -157,25 +184,27 @@ def run(
 
 
 def read_diffusion(cohort: StudyCohort, p: Parameters) -> SurvivalData:
-    """Return the patients of a cohort that have features of diffusion maps.
+    """Return the patients of a cohort that have a network's risk, or features of diffusion maps.
 
     Raises
     ------
     InvalidTable
-        Where no column is of a diffusion map.
+        Where no column is either.
     """
-    columns = [name for name in cohort.features.columns if map_of(str(name))]
+    columns = signature_columns(map(str, cohort.features.columns))
     if not columns:
         raise InvalidTable(
             "the cohort has no features of diffusion maps",
             step=NAME,
             field=f"features of {cohort.name}",
-            expected="columns such as DTI_FA_ET_Intensity_Mean, for FA, MD (or the trace TR), AD and RD",
+            expected="columns such as DTI_FA_ET_Intensity_Mean, for FA, MD (or the trace TR), AD and RD; "
+            "or a network's risk, such as diffusionsurvival_WT_deep_risk",
             got=", ".join(map(str, cohort.features.columns[:3])) or "no column",
-            remedy="import a release with diffusion features, or extract them from the maps",
+            remedy="import a release with diffusion features, or take a network's risk of the maps with --deep",
         )
     without = cohort.features.index[cohort.features[columns].isna().all(axis=1)]
-    excluded = dict.fromkeys(map(str, without), "no features of diffusion maps")
+    reason = "no risk of a network" if is_network_risk(columns[0]) else "no features of diffusion maps"
+    excluded = dict.fromkeys(map(str, without), reason)
     if not p.idh_mutant:
         if "idh" not in cohort.clinical:
             raise InvalidTable(
@@ -201,7 +230,7 @@ def _compare_sets(parts: Parts, sets: Mapping[str, Sequence[str]], p: Parameters
     rows = []
     for name, columns in sets.items():
         found = evaluate_predictor(
-            _predictor(p),
+            _predictor(p, _candidates(p)),
             _with_columns(parts, columns),
             cutoff=p.cutoff,
             horizons=p.horizons_months,
@@ -241,5 +270,5 @@ def _candidates(p: Parameters) -> dict[str, UncorrelatedCox]:
     }
 
 
-def _predictor(p: Parameters) -> SignaturePredictor:
-    return SignaturePredictor(_candidates(p), p.cutoff, p.horizons_months)
+def _predictor(p: Parameters, recipes: Mapping[str, SignatureRecipe]) -> SignaturePredictor:
+    return SignaturePredictor(recipes, p.cutoff, p.horizons_months)

@@ -4,7 +4,8 @@ For each sequence, tests, a random forest and a support vector machine tell deat
 survival beyond it; the sequence that does so best stays. A random forest picks 10 of its features, an elastic-net Cox
 model weighs them: the signature. Cut-off; uni- and multivariable Cox model with clinical factors; clinical against
 integrated nomogram. All of the signature is repeated inside each training fold. The paper's 512 deep features of a
-network take part where the feature table has them; they go with every sequence.
+network take part where the features have them (each patient's from a network that never saw him); they go with every
+sequence.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pandas as pd
 from pydantic import Field
 
 from pipelines.modelling.clinical_factors import choose_factors, with_factor_tables
+from pipelines.modelling.feature_names import kind_of
 from pipelines.modelling.nomograms import with_nomograms
 from pipelines.modelling.signature import CutoffRule, ElasticNetCox
 from pipelines.modelling.study import Progress
@@ -36,7 +38,7 @@ VERSION = "1"
 KIND = "survival"
 MATRIX = "features"
 INTENDED_USE = (
-    "Research: risk score of overall survival of untreated lower-grade glioma (WHO 2 and 3) from radiomic features "
+    "Research: risk score of overall survival of untreated lower-grade glioma (WHO 2 and 3) from {features} "
     "extracted with the settings of the training data. Not for clinical decisions."
 )
 PATH_END = 0.05
@@ -97,7 +99,9 @@ def run(
     others = {name: read_lower_grade(cohort, p) for name, cohort in validation.items()}
     factors = choose_factors(data.clinical, p.clinical, max_missing=p.max_missing_clinical)
     nomogram = choose_factors(data.clinical, p.nomogram, max_missing=p.max_missing_clinical)
-    plan = SurvivalPlan(NAME, VERSION, INTENDED_USE, _recipe(p), p, training.scale)
+    deep = any(kind_of(name) == "deep" for name in data.columns)
+    features = "radiomic features and those of a network," if deep else "radiomic features"
+    plan = SurvivalPlan(NAME, VERSION, INTENDED_USE.format(features=features), _recipe(p), p, training.scale)
     result = run_survival_study(plan, data, others, seed=seed, progress=progress)
     result = with_nomograms(result, data, others, clinical_columns=nomogram.known, categorical=CATEGORICAL, seed=seed)
     named = {f"validation_{name}": part for name, part in others.items()}

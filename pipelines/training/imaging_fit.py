@@ -34,11 +34,10 @@ from pipelines.training.imaging_parameters import ImagingTrainParameters
 from pipelines.training.objective import Objective
 from pipelines.training.processes import open_fabric
 from pipelines.training.quiet import deterministic_restored, quiet_lightning
-from services.model_serving.deep_features import pool
 from services.model_serving.embedding import load_trunk, read_weights
 from services.model_serving.imaging import read_output
 from services.model_serving.networks.grade import GradeAndRisk
-from services.model_serving.networks.residual import ResidualTrunk
+from services.model_serving.networks.residual import PooledNetwork
 from services.model_serving.networks.specification import build_network
 from services.shared.contracts import CaseRef, Contract
 from services.shared.device import is_out_of_memory
@@ -77,7 +76,7 @@ class ImagingFit:
         What did not go as the parameters said.
     """
 
-    network: nn.Module
+    network: PooledNetwork
     history: tuple[ImagingEpoch, ...]
     best_epoch: int
     batch: int
@@ -153,13 +152,13 @@ def predict_cases(
     return read_output(_outputs(network.eval(), store, cases, batch))
 
 
-def pool_cases(network: nn.Module, store: InputStore, cases: ListOf[CaseRef], *, batch: int) -> Array:
+def pool_cases(network: PooledNetwork, store: InputStore, cases: ListOf[CaseRef], *, batch: int) -> Array:
     """Return the features of a network's last average pool, (patients, features)."""
     network.eval()
     device = next(network.parameters()).device
     parts = [cases[start : start + batch] for start in range(0, len(cases), batch)]
     with torch.inference_mode():
-        found = [pool(network, store.read(part).to(device)).double().cpu().numpy() for part in parts]
+        found = [network.embed(store.read(part).to(device)).double().cpu().numpy() for part in parts]
     return np.concatenate(found)
 
 
@@ -244,16 +243,14 @@ def _fit(job: _Job, batch: int, notes: tuple[str, ...]) -> ImagingFit:
     return ImagingFit(network.eval(), tuple(history), _best_epoch(history), batch, notes)
 
 
-def _start(store: InputStore, parameters: ImagingTrainParameters, seed: int) -> nn.Module:
+def _start(store: InputStore, parameters: ImagingTrainParameters, seed: int) -> PooledNetwork:
     """Return the network at its start: random weights of this seed, its trunk's given ones where there are such."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(store.spec)
-    trunk = network.get_submodule("trunk")
-    assert isinstance(trunk, ResidualTrunk)
     if parameters.start is not None:
-        load_trunk(trunk, read_weights(store.storage, parameters.start), name=parameters.start)
-    trunk.recompute = parameters.recompute
+        load_trunk(network.trunk, read_weights(store.storage, parameters.start), name=parameters.start)
+    network.trunk.recompute = parameters.recompute
     form = torch.channels_last if len(store.spec.size) == 2 else torch.channels_last_3d
     return network.to(memory_format=form)  # type: ignore[call-overload,no-any-return]
 

@@ -9,28 +9,19 @@ import pyarrow as pa
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Float64, String
 
+from services.feature_store.studies import (
+    DEEP,
+    RADIOMICS,
+    STUDY_DEEP,
+    STUDY_SOURCES,
+    deep_columns,
+    radiomic_views,
+    study_service,
+)
 from services.feature_store.tables import CASE_ID, EVENT_TIMESTAMP, CohortTables
-from services.shared.cohort import Region, Sequence
 from services.shared.storage import Storage
 
 CLINICAL = "clinical"
-RADIOMICS = "radiomics"
-DEEP = "deep"
-
-# What each study reads: sequences and regions. Shape belongs to a region alone.
-STUDY_SOURCES: dict[str, tuple[tuple[Sequence, ...], tuple[Region, ...]]] = {
-    "grading": ((Sequence.T1, Sequence.T1C, Sequence.T2), (Region.TC, Region.WT)),
-    "atrx": ((Sequence.T1C, Sequence.FLAIR), (Region.ED, Region.ET, Region.WT)),
-}
-
-
-# Deep features: those that begin with the name of a trained network, or with a sequence of the study.
-STUDY_NETWORKS: dict[str, tuple[str, ...]] = {"grading": ("grade",), "atrx": (Sequence.T1C, Sequence.FLAIR)}
-
-
-def study_service(study: str, kind: str = RADIOMICS) -> str:
-    """Return the name of a study's feature service; a study may share its name with a clinical column."""
-    return f"{kind}_{study}"
 
 
 @dataclass(frozen=True)
@@ -71,14 +62,16 @@ def define_cohort(storage: Storage, tables: CohortTables) -> Definitions:
     deep = [view for view in views if view.name.endswith(f"_{DEEP}")]
     radiomics = [view for view in views if view.name != CLINICAL and view not in deep]
     services = [FeatureService(name=RADIOMICS, features=[*radiomics])]
-    for study, (sequences, regions) in STUDY_SOURCES.items():
-        wanted = {f"{start}_{region}" for start in ("mask", *sequences) for region in regions}
-        chosen = [view for view in radiomics if view.name in wanted]
-        if chosen:
-            services.append(FeatureService(name=study_service(study), features=[*chosen]))
-        its = [view for view in deep if view.name.split("_", 1)[0] in STUDY_NETWORKS[study]]
-        if its:
-            services.append(FeatureService(name=study_service(study, DEEP), features=[*its]))
+    for study in dict.fromkeys((*STUDY_SOURCES, *STUDY_DEEP)):
+        wanted = radiomic_views(study)
+        its = [(view, deep_columns(study, [field.name for field in view.features])) for view in deep]
+        chosen = {
+            RADIOMICS: [view for view in radiomics if view.name in wanted],
+            DEEP: [view[columns] for view, columns in its if columns],
+        }
+        services += [
+            FeatureService(name=study_service(study, kind), features=[*some]) for kind, some in chosen.items() if some
+        ]
     return Definitions(case, tuple(sources), tuple(views), tuple(services))
 
 

@@ -45,7 +45,7 @@ from services.shared.settings import settings
 from services.shared.storage import Storage
 
 STEP = "register"
-STEP_VERSION = "3"
+STEP_VERSION = "4"
 
 _KEYS = [CASE_ID, EVENT_TIMESTAMP]
 
@@ -208,7 +208,7 @@ def _identity(place: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Which feature belongs to which view, and which views make a service."""
+    """Which feature belongs to which view, and which features make a service."""
 
     view_of_feature: dict[str, str]
     services: dict[str, tuple[str, ...]]
@@ -219,7 +219,8 @@ class Catalogue:
         registry = store.registry.proto()
         views = {f.name: view.spec.name for view in registry.feature_views for f in view.spec.features}
         services = {
-            s.spec.name: tuple(part.feature_view_name for part in s.spec.features) for s in registry.feature_services
+            s.spec.name: tuple(column.name for part in s.spec.features for column in part.feature_columns)
+            for s in registry.feature_services
         }
         return Catalogue(views, services)
 
@@ -236,9 +237,10 @@ class Catalogue:
         for name in names:
             if name in self.view_of_feature:
                 chosen[name] = None
-            elif name in views or name in self.services:
-                wanted = self.services.get(name, (name,))
-                chosen.update(dict.fromkeys(f for f, view in self.view_of_feature.items() if view in wanted))
+            elif name in self.services:
+                chosen.update(dict.fromkeys(self.services[name]))
+            elif name in views:
+                chosen.update(dict.fromkeys(f for f, view in self.view_of_feature.items() if view == name))
             else:
                 known = [*self.view_of_feature, *views, *self.services]
                 near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

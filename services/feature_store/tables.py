@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.feature_store.radiomics import STEP, read_row
+from services.feature_store.studies import DEEP
 from services.shared.cohort import CaseKeys, Cohort, participants_key, read_cohort
 from services.shared.contracts import CaseRef
 from services.shared.errors import InvalidTable, NotFound
@@ -22,7 +23,6 @@ from services.shared.storage import Storage
 CASE_ID = "case_id"
 EVENT_TIMESTAMP = "event_timestamp"
 HAS_RADIOMICS = "has_radiomics"
-DEEP = "deep"
 UNDATED = pd.Timestamp("2000-01-01", tz="UTC")
 """Stamp of a case whose scan has no date."""
 
@@ -73,8 +73,8 @@ def view_key(cohort: str, view: str) -> str:
 def view_of(feature: str) -> str:
     """Return the view that a feature belongs to: ``<Sequence>_<Region>``, ``mask_<Region>``, or that with ``_deep``.
 
-    >>> view_of("T1c_TC_original_glcm_Contrast"), view_of("T1c_ET_deep_7")
-    ('T1c_TC', 'T1c_ET_deep')
+    >>> view_of("T1c_TC_original_glcm_Contrast"), view_of("T1c_ET_deep_7"), view_of("grade_WT_deep_logit")
+    ('T1c_TC', 'T1c_ET_deep', 'grade_WT_deep')
     """
     parts = feature.split("_", 3)
     return "_".join(parts[: 3 if parts[2] == DEEP else 2])

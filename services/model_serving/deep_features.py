@@ -1,9 +1,10 @@
-"""A case's row of deep features: of ResNet-34 on regions, and of trained networks that never saw the patient.
+"""A case's row of deep features: of ResNet-34 on regions, and what trained networks that never saw the patient say.
 
 A network that learnt from labels knows them of the patients that it learnt from. Each patient's features therefore
 come from the fold in whose training he took no part; of a network that saw nobody of his cohort, from the final one.
 Networks of different folds have axes of their own: they share their first weights, and each feature is standardised
-by the training patients of its network, so that folds compare as far as they can.
+by the training patients of its network, so that folds compare as far as they can. So are its answers: the log-odds of
+a class, and the risk less the mean of its training patients.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from torch import nn
 
 from services.model_serving.case_input import input_keys, read_input
 from services.model_serving.contracts import DeepParameters, DeepRequest, DeepResult
@@ -26,7 +26,9 @@ from services.model_serving.embedding import (
     make_embedder,
     name_start,
 )
-from services.model_serving.networks.specification import Architecture, ImagingSpec, build_network
+from services.model_serving.networks.grade import GradeAndRisk
+from services.model_serving.networks.residual import PooledNetwork
+from services.model_serving.networks.specification import ImagingSpec, Task, build_network
 from services.shared.cohort import CaseKeys
 from services.shared.contracts import CaseRef
 from services.shared.device import choose_device
@@ -38,7 +40,7 @@ from services.shared.trained_network import card_key, load_network, read_card, v
 Array = npt.NDArray[np.float32]
 
 STEP = "deep"
-VERSION = "2"
+VERSION = "3"
 
 
 def statistics_key(model: str) -> str:
@@ -73,7 +75,7 @@ def extract_deep(storage: Storage, request: DeepRequest) -> DeepResult:
         raise error.with_context(case=str(case), step=STEP) from None
 
     def compute() -> list[str]:
-        rows = [pooled_features(storage, case, folder, model) for model, folder in chosen.items()]
+        rows = [network_features(storage, case, folder, model) for model, folder in chosen.items()]
         if parameters.sequences:
             rows.append(
                 embed_case(
@@ -146,13 +148,15 @@ def unseen_network(storage: Storage, model: str, case: CaseRef) -> str:
     )
 
 
-def pooled_name(architecture: Architecture) -> str:
-    """Return what the features of a network begin with, in place of a sequence."""
-    return architecture.replace("_", "")
+def answer_names(task: Task) -> tuple[str, ...]:
+    """Return what the columns of a network's own answers end with, in the order of :func:`_read_answers`."""
+    return {"classes": ("logit",), "survival": ("risk",), "both": ("logit", "risk")}[task]
 
 
-def pooled_features(storage: Storage, case: CaseRef, folder: str, model: str) -> pd.DataFrame:
-    """Return one row of a network's pooled features, standardised by its training patients; empty without a tumour.
+def network_features(storage: Storage, case: CaseRef, folder: str, model: str) -> pd.DataFrame:
+    """Return one row of a network's pooled features, standardised by its training patients, and of its answers.
+
+    All are missing where there is no tumour.
 
     Parameters
     ----------
@@ -161,7 +165,8 @@ def pooled_features(storage: Storage, case: CaseRef, folder: str, model: str) ->
     model
         The network that it is a fold of, for messages.
     """
-    spec = read_card(storage, folder, ImagingSpec).spec
+    card = read_card(storage, folder, ImagingSpec)
+    spec, answers = card.spec, answer_names(card.spec.task)
     with np.load(io.BytesIO(storage.read_bytes(statistics_key(folder))), allow_pickle=False) as file:
         mean, scale = file["mean"], file["scale"]
     try:
@@ -169,11 +174,13 @@ def pooled_features(storage: Storage, case: CaseRef, folder: str, model: str) ->
     except InvalidMask:
         values = None
     if values is None:
-        row = np.full(len(mean), np.nan, dtype=np.float32)
+        row = np.full(len(mean) + len(answers), np.nan, dtype=np.float32)
     else:
         network = _network(storage.root, folder, verified_sha256(storage, folder, ImagingSpec), str(choose_device()))
         with torch.inference_mode():
-            found = pool(network, torch.from_numpy(values)[None].to(choose_device()))[0].float().cpu().numpy()
+            pooled = network.embed(torch.from_numpy(values)[None].to(choose_device()))
+            said = _read_answers(network.answer(pooled), risk_mean=float(card.training.get("risk_mean", 0.0)))
+        found = pooled[0].float().cpu().numpy()
         if found.shape != mean.shape:
             raise ChangedFile(
                 "the statistics of the features are not this network's",
@@ -182,16 +189,17 @@ def pooled_features(storage: Storage, case: CaseRef, folder: str, model: str) ->
                 got=f"{len(mean)}",
                 remedy=f"train {model} again",
             )
-        row = (found - mean) / scale
-    names = [f"{pooled_name(spec.architecture)}_{spec.region}_deep_{n}" for n in range(1, len(row) + 1)]
+        row = np.concatenate([(found - mean) / scale, said])
+    ends = [*range(1, len(mean) + 1), *answers]
+    names = [f"{spec.column_start}_deep_{end}" for end in ends]
     return pd.DataFrame([row], columns=names, index=pd.Index([case.id], name="case_id"))
 
 
-def pool(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-    """Return the features of a network's last average pool, (batch, features)."""
-    embed = getattr(network, "embed", None) or network.get_submodule("trunk")
-    found: torch.Tensor = embed(inputs)
-    return found
+def _read_answers(output: torch.Tensor | GradeAndRisk, *, risk_mean: float) -> Array:
+    """Return the log-odds of the positive class and the risk of one patient, as far as a network says them."""
+    parts = (output.grade_logits, output.risk) if isinstance(output, GradeAndRisk) else (output,)
+    said = [float(part[0, 1] - part[0, 0]) if part.ndim == 2 else float(part[0]) - risk_mean for part in parts]
+    return np.array(said, dtype=np.float32)
 
 
 def _check_names(specs: dict[str, ImagingSpec]) -> None:
@@ -208,7 +216,7 @@ def _check_names(specs: dict[str, ImagingSpec]) -> None:
 
 
 @lru_cache(maxsize=8)
-def _network(root: str, folder: str, sha256: str, device: str) -> nn.Module:  # noqa: ARG001 - the hash is the key
+def _network(root: str, folder: str, sha256: str, device: str) -> PooledNetwork:  # noqa: ARG001 - the hash is the key
     return load_network(Storage(root), folder, ImagingSpec, build_network)[1].to(device)
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from services.model_serving.networks.residual import WIDTH, ResidualTrunk
+from services.model_serving.networks.residual import WIDTH, PooledNetwork, ResidualTrunk
 
 MAPS = ("FA", "MD", "AD", "RD")
 SLICES = 4
 CROPS = len(MAPS) * SLICES
 
 
-class DiffusionSurvivalNetwork(nn.Module):
+class DiffusionSurvivalNetwork(PooledNetwork):
     """The 16 crops of a patient (4 slices of each of 4 maps) are one sample: 16 channels of one image.
 
     Input (batch, 16, height, width), map by map, slices of a map from below upward; output log risk, (batch,).
@@ -28,7 +28,7 @@ class DiffusionSurvivalNetwork(nn.Module):
         self.trunk = ResidualTrunk(34, dimensions=2, channels=channels, width=width)
         self.head = nn.Linear(self.trunk.features, 1, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def answer(self, features: torch.Tensor) -> torch.Tensor:
         """Return log risks; only their differences mean something, so the head has no bias."""
-        risk: torch.Tensor = self.head(self.trunk(x))
+        risk: torch.Tensor = self.head(features)
         return risk.squeeze(1)

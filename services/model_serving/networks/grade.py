@@ -8,7 +8,7 @@ import torch
 from monai.networks.blocks.squeeze_and_excitation import ChannelSELayer
 from torch import nn
 
-from services.model_serving.networks.residual import WIDTH, ResidualTrunk
+from services.model_serving.networks.residual import WIDTH, PooledNetwork, ResidualTrunk
 
 PATCH_SHAPE = (3, 96, 128, 96)
 """T1, T1c, T2 about the tumour's centre; first axis across, second front to back, third upward."""
@@ -16,7 +16,7 @@ SLICE_SHAPE = (3, 240, 240)
 """T1, T2, T1c of the slice with the largest tumour area."""
 
 
-class GradeNetwork(nn.Module):
+class GradeNetwork(PooledNetwork):
     """3D ResNet-18 with squeeze-and-excitation after the fourth residual block and two fully connected layers.
 
     Input (batch, 3, x, y, z), output logits of LGG and HGG, (batch, 2).
@@ -48,9 +48,9 @@ class GradeNetwork(nn.Module):
         """Return the 512 deep features of the average pool, (batch, 512)."""
         return self.maps(x).flatten(2).mean(dim=2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def answer(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits."""
-        logits: torch.Tensor = self.head(self.embed(x))
+        logits: torch.Tensor = self.head(features)
         return logits
 
 
@@ -62,7 +62,7 @@ class GradeAndRisk(NamedTuple):
     features: torch.Tensor
 
 
-class GradeSurvivalNetwork(nn.Module):
+class GradeSurvivalNetwork(PooledNetwork):
     """2D ResNet-18 with two tasks that share its weights: grade II or III, which guides the regression of survival.
 
     Input (batch, 3, 240, 240). The survival head sees the 512 features and the probability of grade III.
@@ -79,14 +79,8 @@ class GradeSurvivalNetwork(nn.Module):
         self.grade = nn.Linear(self.trunk.features, 2)
         self.survival = nn.Linear(self.trunk.features + 1, 1)
 
-    def embed(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the 512 deep features, (batch, 512)."""
-        found: torch.Tensor = self.trunk(x)
-        return found
-
-    def forward(self, x: torch.Tensor) -> GradeAndRisk:
+    def answer(self, features: torch.Tensor) -> GradeAndRisk:
         """Return both tasks' outputs and the features."""
-        features = self.embed(x)
         logits = self.grade(features)
         guided = torch.cat([features, logits.softmax(dim=1)[:, 1:]], dim=1)
         return GradeAndRisk(logits, self.survival(guided).squeeze(1), features)

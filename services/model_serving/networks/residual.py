@@ -7,13 +7,16 @@ can be loaded where a user has them.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from monai.networks.nets.resnet import ResNet
 from torch import nn
 
 from services.shared.recomputation import recomputed
+
+if TYPE_CHECKING:
+    from services.model_serving.networks.grade import GradeAndRisk
 
 Depth = Literal[18, 34, 50]
 
@@ -80,3 +83,28 @@ class ResidualTrunk(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the average of each feature map, shape (batch, features)."""
         return self.maps(x).flatten(2).mean(dim=2)
+
+
+class PooledNetwork(nn.Module):
+    """A network whose answer comes from the features of its last average pool alone.
+
+    Attributes
+    ----------
+    trunk
+        What makes the features.
+    """
+
+    trunk: ResidualTrunk
+
+    def embed(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the features of the last average pool, (batch, features)."""
+        features: torch.Tensor = self.trunk(x)
+        return features
+
+    def answer(self, features: torch.Tensor) -> torch.Tensor | GradeAndRisk:
+        """Return what the network says of patients with these features."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | GradeAndRisk:
+        """Return what the network says of patients."""
+        return self.answer(self.embed(x))

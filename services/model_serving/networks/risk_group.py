@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from services.model_serving.networks.residual import WIDTH, ResidualTrunk
+from services.model_serving.networks.residual import WIDTH, PooledNetwork, ResidualTrunk
 
 INPUT_SHAPE = (4, 96, 96, 96)
 """T1, T1c, T2, FLAIR, cut by the mask of the tumour core or the whole tumour."""
 
 
-class RiskGroupNetwork(nn.Module):
+class RiskGroupNetwork(PooledNetwork):
     """Input (batch, 4, 96, 96, 96), output logits of low and high risk, (batch, 2).
 
     Parameters
@@ -25,7 +25,7 @@ class RiskGroupNetwork(nn.Module):
         self.trunk = ResidualTrunk(50, dimensions=3, channels=channels, width=width)
         self.head = nn.Linear(self.trunk.features, 2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def answer(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits."""
-        logits: torch.Tensor = self.head(self.trunk(x))
+        logits: torch.Tensor = self.head(features)
         return logits

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from services.model_serving.networks.residual import WIDTH, ResidualTrunk
+from services.model_serving.networks.residual import WIDTH, PooledNetwork, ResidualTrunk
 
 
-class SliceClassifier(nn.Module):
+class SliceClassifier(PooledNetwork):
     """Input (batch, channels, height, width), output logits of the negative and the positive class, (batch, 2)."""
 
     def __init__(self, *, channels: int = 3, width: int = WIDTH) -> None:
@@ -16,7 +16,7 @@ class SliceClassifier(nn.Module):
         self.trunk = ResidualTrunk(18, dimensions=2, channels=channels, width=width)
         self.head = nn.Linear(self.trunk.features, 2)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def answer(self, features: torch.Tensor) -> torch.Tensor:
         """Return logits."""
-        logits: torch.Tensor = self.head(self.trunk(x))
+        logits: torch.Tensor = self.head(features)
         return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -11,6 +12,8 @@ from services.shared.contracts import Contract
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from services.model_serving.networks.residual import PooledNetwork
 
 Architecture = Literal["risk_group", "grade", "grade_survival", "diffusion_survival", "slice_classifier"]
 Task = Literal["classes", "survival", "both"]
@@ -54,6 +57,11 @@ class ImagingSpec(Contract):
     def task(self) -> Task:
         """What the network says: classes, survival or both."""
         return _TASKS[self.architecture]
+
+    @property
+    def column_start(self) -> str:
+        """What the columns of the network's deep features begin with: network and region."""
+        return f"{self.architecture.replace('_', '')}_{self.region}"
 
     @property
     def channels(self) -> int:
@@ -129,7 +137,7 @@ PAPER_SPECS: dict[Architecture, ImagingSpec] = {
 """Each network as its paper describes it; the slice classifier is this platform's own."""
 
 
-def build_network(spec: ImagingSpec) -> nn.Module:
+def build_network(spec: ImagingSpec) -> PooledNetwork:
     """Return an untrained network of a specification.
 
     Its output is a tensor of logits (batch, 2), log risks (batch,), or
@@ -143,7 +151,7 @@ def build_network(spec: ImagingSpec) -> nn.Module:
 
     if spec.architecture == "grade":
         return GradeNetwork(excitation=spec.excitation, channels=spec.channels, width=spec.width)
-    kinds: dict[Architecture, type[nn.Module]] = {
+    kinds: dict[Architecture, Callable[..., PooledNetwork]] = {
         "risk_group": RiskGroupNetwork,
         "grade_survival": GradeSurvivalNetwork,
         "diffusion_survival": DiffusionSurvivalNetwork,

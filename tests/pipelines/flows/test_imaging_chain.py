@@ -19,6 +19,7 @@ from pipelines.studies import grading
 from pipelines.training.imaging_parameters import ImagingTraining
 from services.model_serving.networks.specification import ImagingSpec
 from services.shared.cohort import CaseKeys, write_participants
+from services.shared.contracts import CaseRef
 from services.shared.errors import InvalidValue, NotFound, TooFewCases
 from services.shared.settings import settings
 from services.shared.storage import Storage
@@ -46,23 +47,28 @@ def cohort(storage: Storage, write_imaging_case, monkeypatch) -> Storage:
     monkeypatch.setenv("GLIAFLOW_RUNNER", "thread")
     monkeypatch.setenv("GLIAFLOW_WORKERS", "1")
     settings.cache_clear()
+    write_patients(storage, write_imaging_case, PATIENTS)
+    return storage
+
+
+def write_patients(storage: Storage, write_imaging_case, patients: int) -> None:
     rows = []
-    for number in range(PATIENTS + 1):
+    for number in range(patients + 1):
         case = write_imaging_case(number, bright=250.0 * (number % 2))
         for name in ("FA", "MD", "AD", "RD"):
             image = read_volume(storage, CaseKeys(case).preprocessed_image("T2w"))
             write_volume(storage, CaseKeys(case).diffusion_map(name), image / 100.0)
-        grade = None if number == PATIENTS else 4 if number % 2 else 2 + number // 2 % 2
-        follow_up = {"os_months": 5.0 + number, "event": number % 3 > 0}
-        rows.append({"participant_id": f"sub-{case.id}", "subset": "study", "grade": grade, **follow_up})
+        grade = None if number == patients else 4 if number % 2 else 2 + number // 2 % 2
+        told = {"os_months": 5.0 + number, "event": number % 3 > 0, "age_years": 40.0 + number * 7 % 30}
+        rows.append({"participant_id": f"sub-{case.id}", "subset": "study", "grade": grade, **told})
     write_participants(storage, "demo", pd.DataFrame(rows))
-    return storage
 
 
-def run(*words: str, **section: object) -> str:
-    """Run a command with the section ``train_imaging``; return what it printed."""
+def run(*words: str, deep: dict[str, object] | None = None, **section: object) -> str:
+    """Run a command with the sections ``train_imaging`` and ``extract_deep``; return what it printed."""
     with open("params.yaml", "w") as file:
-        json.dump({"cohort": "demo", "seed": 3, "train_imaging": SECTION | section} | PARAMETERS, file)
+        told = {"cohort": "demo", "seed": 3, "train_imaging": SECTION | section} | PARAMETERS
+        json.dump(told | ({} if deep is None else {"extract_deep": deep}), file)
     result = CliRunner().invoke(app, list(words), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
@@ -71,6 +77,7 @@ def run(*words: str, **section: object) -> str:
 PARAMETERS = {
     "extract": {"sequences": ["T1c"], "regions": ["TC", "WT"], "feature_classes": ["firstorder"]},
     "extract_deep": {"sequences": [], "networks": ["models/imaging/grade"]},
+    "diffusion": {"folds": 2, "permutations": 1, "bootstraps": 20, "internal_share": 0.0},
     "grading": {"folds": 3, "inner_folds": 2, "permutations": 0, "bootstraps": 0},
 }
 
@@ -122,6 +129,28 @@ def test_a_survival_network_is_explained_by_risk_group(cohort, tmp_path, monkeyp
     assert "_desc-risk_cam.nii.gz" in said.replace("\n", "")
     with pytest.raises(NotFound, match="not cross-validated"):
         explain_cohort("demo", "models/imaging/dls/folds/0")
+
+
+def test_from_a_survival_network_to_its_signature(cohort, write_imaging_case, tmp_path, monkeypatch):
+    """What the unseen folds said of each patient is the study's score; one without maps is left out by name."""
+    monkeypatch.chdir(tmp_path)
+    write_patients(cohort, write_imaging_case, 24)
+    cohort.remove(CaseKeys(CaseRef(cohort="demo", id="p003")).diffusion_map("FA"))
+    run("train", "diffusion-survival", size=[32, 32], batch=8, voxel_mm=None)
+    model = "models/imaging/diffusion-survival"
+    run("extract", "--deep", "--tolerate", "1", deep={"sequences": [], "networks": [model]})
+    assert "C-index" in run("study", "diffusion", "--deep")
+    judged = pd.read_csv(io.StringIO(cohort.read_text(f"{model}/cross_validation.csv"))).set_index("case_id")
+    said = pd.read_csv(io.StringIO(cohort.read_text("studies/demo/diffusion/predictions.csv"))).set_index("case_id")
+    said = said[said["part"] == "train"]
+    assert set(said.index) == set(judged.index) == {f"p{n:03d}" for n in range(25) if n != 3}
+    both = np.corrcoef(said["risk_score"], judged["risk_score"].loc[said.index])
+    assert both[0, 1] == pytest.approx(1)
+    flow = json.loads(cohort.read_text("studies/demo/diffusion/flow.json"))
+    assert flow["patients_excluded"]["p003"] == "deep: Missing sequence"
+    run("report")
+    page = cohort.read_text("reports/demo/report.html")
+    assert "diffusionsurvival_WT_deep_risk" in page
 
 
 def test_whom_a_network_cannot_learn_from_is_said(cohort):

@@ -71,6 +71,8 @@ def test_a_classifier_on_another_cohort(cohorts: Storage) -> None:
         validate_model("grading-home", "bare", seed=1)
     with pytest.raises(InvalidValue, match="validation"):
         run_study("home", "grading", parameters, seed=1, validation=("away",))
+    with pytest.raises(InvalidValue, match="from a table"):
+        run_study("home", "grading", parameters, seed=1, deep=True)
 
 
 def test_a_signature_on_another_cohort_is_what_the_study_said_of_it(cohorts: Storage) -> None:

@@ -12,6 +12,8 @@ COLUMNS = [
     ("mask_ED_original_shape_Flatness", "radiomics", "edema", None),
     ("T1c_ET_deep_7", "deep", "tumour", "T1c"),
     ("FLAIR_ED_deep_999", "deep", "edema", "FLAIR"),
+    ("grade_WT_deep_logit", "deep", "overall", None),
+    ("diffusionsurvival_TC_deep_risk", "deep", "tumour", None),
     ("T1c_ET_deep_mean", "radiomics", "tumour", "T1c"),
     ("TEXTURE_GLCM_ET_T1Gd_Energy", "radiomics", "tumour", "T1c"),
     ("HISTO_NET_T1_Bin4", "radiomics", "tumour", "T1w"),

@@ -5,6 +5,7 @@ import pytest
 
 from pipelines.modelling.signature import ElasticNetCox
 from pipelines.modelling.survival_recipes import (
+    KnownRisk,
     SequenceForestCox,
     UncorrelatedCox,
     fit_within,
@@ -12,6 +13,7 @@ from pipelines.modelling.survival_recipes import (
     sequence_of,
     survival_classes,
 )
+from services.shared.errors import InvalidTable
 
 BASE = ElasticNetCox(folds=5, smallest_ratio=0.05)
 
@@ -50,6 +52,17 @@ def test_signature_recovers_the_planted_column_among_copies():
     assert list(fitted.steps) == ["given", "usable", "uncorrelated", "screened", "weighted"]
     z = fitted.scaling.z_scores(both)
     assert np.allclose(z.mean(axis=0), 0)
+
+
+def test_a_known_risk_is_stretched_and_never_turned_round():
+    x, months, event = draw(columns=1, effect=1.2)
+    fitted = KnownRisk().fit(x, months, event, names=["risk"], seed=1)
+    assert fitted.coefficients[0] == pytest.approx(1.2, abs=0.25)  # log hazard ratio per standard deviation
+    turned = KnownRisk().fit(-x, months, event, names=["risk"], seed=1)
+    scores = turned.scaling.z_scores(-x) @ turned.coefficients
+    assert scores == pytest.approx((-x + x.mean())[:, 0])
+    with pytest.raises(InvalidTable, match="more than one risk"):
+        KnownRisk().fit(np.hstack([x, x]), months, event, names=["a", "b"], seed=1)
 
 
 def test_redundancy_does_not_look_at_the_outcome():

@@ -197,6 +197,22 @@ def test_names_tell_the_map(name, image):
     assert map_of(name) == image
 
 
+def test_a_networks_risk_goes_before_radiomics():
+    """Maps' features stand beside a network's risk, as in a table of both; nobody tunes, nothing is compared."""
+    cohort = make_cohort(effect=1.0, patients=120)
+    risk = cohort.features["DTI_FA_ET_Mean1"] + np.random.default_rng(3).normal(size=120)
+    with_risk = replace(cohort, features=cohort.features.assign(diffusionsurvival_WT_deep_risk=risk))
+    quick = QUICK.model_copy(update={"permutations": 0, "bootstraps": 0})
+    result = run(with_risk, {}, parameters=quick, seed=3)
+    assert result.model.columns == ("diffusionsurvival_WT_deep_risk",)
+    assert set(result.tables["parts"]["split"]) == {"train", "internal"}
+    assert "feature_sets" not in result.tables
+    assert "a network reads" in result.card.intended_use
+    twice = with_risk.features.assign(diffusionsurvival_TC_deep_risk=risk)
+    with pytest.raises(InvalidTable, match="more than one risk"):
+        run(replace(with_risk, features=twice), {}, parameters=quick, seed=3)
+
+
 def test_bad_input_is_refused():
     cohort = make_cohort(effect=1.0, patients=80)
     structural = cohort.features.loc[:, ~cohort.features.columns.str.startswith("DTI")]

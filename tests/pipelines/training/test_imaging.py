@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 import torch
 
-from pipelines.modelling.survival_data import SurvivalData
 from pipelines.studies.ferroptosis_imaging import cross_validate_classifier
 from pipelines.training import imaging_fit
 from pipelines.training.checkpoint import Checkpoint
@@ -25,7 +24,7 @@ from pipelines.training.imaging import (
     cross_validate_imaging,
     train_imaging,
 )
-from pipelines.training.imaging_predictors import ImagingSource, NetworkClassifier, NetworkRiskPredictor
+from pipelines.training.imaging_predictors import ImagingSource, NetworkClassifier
 from pipelines.training.objective import Objective
 from services.model_serving.contracts import ImagingRequest
 from services.model_serving.imaging import predict_case
@@ -287,32 +286,6 @@ def test_a_network_takes_the_place_of_a_studys_classifier(storage, cases):
     assert len(storage.folders("models/imaging/frg")) == 3
     with pytest.raises(InvalidValue, match="nothing to say"):
         NetworkClassifier(source).predict([cases[0].id])
-
-
-def test_a_network_takes_the_place_of_a_studys_risk_predictor(storage, cases):
-    months, event = survival_of(cases)
-    spec = PAPER_SPECS["diffusion_survival"].model_copy(
-        update={"sequences": SPEC.sequences, "maps": (), "size": (32, 32), "width": 4}
-    )
-    parameters = ImagingTrainParameters(epochs=8, batch=14, learning_rate=1e-2, patience=8)
-    data = SurvivalData(
-        tuple(case.id for case in cases),
-        (),
-        np.empty((18, 0)),
-        months,
-        event,
-        pd.DataFrame(index=[case.id for case in cases]),
-        {},
-    )
-    source = ImagingSource(storage, "demo", spec, parameters, "models/imaging/dls")
-    model = NetworkRiskPredictor(source).fit(data.take(range(10)), data.take(range(10, 14)), seed=0)
-    scores = model.scores(data.take(range(14, 18)))
-    assert scores.shape == (4,)
-    card = read_card(storage, model.model, ImagingSpec)
-    assert card.training["cases"] == 14
-    wrong = ImagingSource(storage, "demo", SPEC, parameters, "models/imaging/dls")
-    with pytest.raises(InvalidValue, match="says no risk"):
-        NetworkRiskPredictor(wrong).fit(data, data.take([]), seed=0)
 
 
 SCRIPT = """

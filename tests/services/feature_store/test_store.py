@@ -114,7 +114,13 @@ def test_result_names_tables_views_services_and_cases_without_features(registere
     assert result.rows == 3
     assert result.features == 2 * 2 * 18 + 2 * 14
     assert result.views == ("FLAIR_ET", "FLAIR_TC", "T1c_ET", "T1c_TC", "mask_ET", "mask_TC", "clinical")
-    assert result.services == ("radiomics", "radiomics_grading", "radiomics_atrx")
+    assert result.services == (
+        "radiomics",
+        "radiomics_grading",
+        "radiomics_grading_survival",
+        "radiomics_atrx",
+        "radiomics_ferroptosis_imaging",
+    )
     assert result.cases_without_features == ("P4",)
     assert not result.cached
 

@@ -12,7 +12,7 @@ import torch
 from pipelines.training.imaging import ImagingOutcome, ImagingTrainParameters, train_imaging
 from services.model_serving.case_input import read_input
 from services.model_serving.contracts import DeepParameters, DeepRequest
-from services.model_serving.deep_features import extract_deep, pool, statistics_key, unseen_network
+from services.model_serving.deep_features import extract_deep, statistics_key, unseen_network
 from services.model_serving.networks.specification import PAPER_SPECS, ImagingSpec, build_network
 from services.model_serving.service import ModelServing
 from services.shared.cohort import CaseKeys, Region, Sequence
@@ -21,6 +21,7 @@ from services.shared.errors import InvalidValue, MissingSequence, NotFound
 from services.shared.manifest import read_manifest
 from services.shared.storage import Storage
 from services.shared.trained_network import load_network
+from services.shared.volume import read_volume, write_volume
 
 MODEL = "models/imaging/grade"
 SPEC = PAPER_SPECS["grade"].model_copy(update={"size": (32, 32, 32), "voxel_mm": 6.0, "width": 4})
@@ -59,14 +60,55 @@ def test_each_patients_features_come_from_a_network_that_never_saw_him(storage, 
         assert str(case) not in read_manifest(storage, f"{folder}/manifest.json").parameters["cases"]
         row = row_of(storage, found.key)
         assert list(row.columns[:2]) == ["grade_WT_deep_1", "grade_WT_deep_2"]
-        assert row.shape == (1, found.features) == (1, 8 * SPEC.width)
+        assert row.columns[-1] == "grade_WT_deep_logit"
+        assert row.shape == (1, found.features) == (1, 8 * SPEC.width + 1)
     _, network = load_network(storage, folder, ImagingSpec, build_network)
     statistics = np.load(io.BytesIO(storage.read_bytes(statistics_key(folder))))
     with torch.inference_mode():
         inputs = torch.from_numpy(read_input(storage, case, SPEC).values)[None]
-        wanted = (pool(network, inputs)[0].numpy() - statistics["mean"]) / statistics["scale"]
-    assert row.to_numpy()[0] == pytest.approx(wanted, abs=1e-3)
+        wanted = (network.embed(inputs)[0].numpy() - statistics["mean"]) / statistics["scale"]
+    assert row.to_numpy()[0, :-1] == pytest.approx(wanted, abs=1e-3)
     assert extract_deep(storage, DeepRequest(case=case, parameters=ALONE)).cached
+
+
+SURVIVAL = PAPER_SPECS["diffusion_survival"].model_copy(update={"size": (32, 32), "width": 4})
+BOTH = PAPER_SPECS["grade_survival"].model_copy(update={"size": (32, 32), "voxel_mm": 6.0, "width": 4})
+
+
+@pytest.mark.parametrize(("spec", "answers"), [(SURVIVAL, ["risk"]), (BOTH, ["logit", "risk"])])
+def test_what_a_network_says_of_an_unseen_patient_is_a_column(storage, cases, write_imaging_case, spec, answers):
+    """The column says what the cross-validation wrote, and nothing of a patient without a tumour."""
+    stranger = write_imaging_case(91, tumour=False)
+    for case in (*cases, stranger):
+        for name in spec.maps:
+            image = read_volume(storage, CaseKeys(case).preprocessed_image("T2w"))
+            write_volume(storage, CaseKeys(case).diffusion_map(name), image / 100.0)
+    classes = np.arange(8) % 2 if spec.task == "both" else None
+    train_imaging(
+        storage,
+        cases,
+        ImagingOutcome(classes=classes, months=np.arange(1.0, 9.0), event=np.array([1, 1, 0, 1, 1, 1, 0, 1])),
+        spec=spec,
+        parameters=ImagingTrainParameters(epochs=2, batch=8, tuning_fraction=0.0),
+        seed=1,
+        model="models/imaging/told",
+        folds=np.array([0, 0, 1, 1, 0, 0, 1, 1]),
+    )
+    judged = pd.read_csv(io.StringIO(storage.read_text("models/imaging/told/cross_validation.csv")))
+    parameters = DeepParameters(sequences=(), networks=("models/imaging/told",))
+    rows = [
+        row_of(storage, extract_deep(storage, DeepRequest(case=case, parameters=parameters)).key).iloc[0]
+        for case in (*cases, stranger)
+    ]
+    named = [f"{spec.column_start}_deep_{answer}" for answer in answers]
+    assert list(rows[0].index[-len(named) :]) == named
+    assert rows[-1].isna().all()
+    said = pd.DataFrame(rows[:-1])
+    assert said[named[-1]].to_numpy() == pytest.approx(judged["risk_score"], abs=1e-5)
+    assert said[named[-1]].nunique() == len(cases)
+    if classes is not None:
+        log_odds = np.log(judged["probability"] / (1 - judged["probability"]))
+        assert said[named[0]].to_numpy() == pytest.approx(log_odds, abs=1e-5)
 
 
 def test_the_final_network_speaks_for_strangers_alone(storage, cases, write_imaging_case):
