@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pipelines.modelling.validation import rank_auc
 from pipelines.studies.ferroptosis_imaging import cross_validate_classifier
 from pipelines.training import imaging_fit
 from pipelines.training.checkpoint import Checkpoint
@@ -198,16 +199,19 @@ def test_a_shown_risk_is_found_in_patients_that_were_not_seen(storage, cases, ar
         update={"sequences": SPEC.sequences, "maps": (), "size": (32, 32), "width": 4, "view": "sections"}
         | ({"view": "rectangle", "region": Region.TC, "voxel_mm": None} if both else {})
     )
-    parameters = ImagingTrainParameters(epochs=15, batch=6, learning_rate=1e-2, survival_loss=loss, tuning_fraction=0.0)
+    parameters = ImagingTrainParameters(epochs=15, batch=6, learning_rate=3e-3, survival_loss=loss, tuning_fraction=0.0)
     outcome = ImagingOutcome(classes=grade if both else None, months=months, event=event)
     result = train_imaging(
         storage, cases, outcome, spec=spec, parameters=parameters, seed=1, model=MODEL, folds=np.arange(18) // 2 % 3
     )
-    assert result.metrics["c_index"] > 0.7
+    said = pd.read_csv(io.StringIO(storage.read_text(f"{MODEL}/cross_validation.csv")))
+    found = [rank_auc(Y[fold.index], fold["risk_score"].to_numpy()) for _, fold in said.groupby("fold")]
+    assert np.mean(found) > 0.85
+    assert result.metrics["c_index"] > 0.6  # 0.8 where both groups come apart: within one nothing tells who dies first
     assert result.metrics["deaths"] == event.sum()
     assert ("auc" in result.metrics) == both
-    said = [predict_case(storage, ImagingRequest(case=case, model=MODEL)).risk_score for case in cases]
-    assert np.mean(np.array(said)[1::2]) > np.mean(np.array(said)[::2])
+    risks = [predict_case(storage, ImagingRequest(case=case, model=MODEL)).risk_score for case in cases]
+    assert np.mean(np.array(risks)[1::2]) > np.mean(np.array(risks)[::2])
 
 
 def test_memory_that_runs_out_makes_batches_smaller_and_says_so(storage, cases, monkeypatch):
