@@ -10,10 +10,16 @@ from pathlib import Path
 import pandas as pd
 from prefect import flow
 
-from pipelines.flows.study_inputs import features_of_release, features_of_store, is_released, survival_cohort
-from pipelines.modelling.applied_model import apply_to_cohort
-from pipelines.modelling.survival_study import StudyCohort
-from pipelines.modelling.survival_validation import judge_package
+from pipelines.flows.study_inputs import (
+    StudyInput,
+    features_of_release,
+    features_of_store,
+    is_released,
+    survival_cohort,
+)
+from pipelines.modelling.applied_model import apply_to_cohort, predict_cohort
+from pipelines.modelling.survival_data import SurvivalData
+from pipelines.modelling.survival_validation import judge_package, predict_signature
 from pipelines.studies import STUDIES, ferroptosis, study, survival_study
 from services.model_serving import registry
 from services.model_serving.package import Package
@@ -111,49 +117,14 @@ def judge_model(
     risk_groups_of: str | None = None,
 ) -> Judged:
     """Return what a packaged model is worth on a cohort and says of each patient; see :func:`validate_model`."""
-    name = package.description.study
-    if name not in STUDIES:
-        raise InvalidValue(
-            "the model comes from no study of this version", field="model", expected=", ".join(STUDIES), got=name
-        )
-    if package.description.kind == "cox":
-        given = survival_cohort(
-            storage, cohort, survival_study(name).MATRIX, features=features, participants=participants
-        )
-        return _judge_signature(name, package, given, seed)
-    return _judge_classifier(storage, cohort, package, seed, features, participants, risk_groups_of)
-
-
-def _judge_signature(name: str, package: Package, cohort: StudyCohort, seed: int) -> Judged:
-    if name == ferroptosis.NAME:  # expression comes to the signature's scale first
-        applied = ferroptosis.apply_to_cohort(
-            package, cohort, horizons_months=HORIZONS_MONTHS, bootstraps=BOOTSTRAPS, seed=seed
-        )
-    else:
-        known = [column for column in package.model.columns if column in cohort.features]
-        data = cohort.data(known or None)
+    if _is_signature(package):
+        data = _signature_input(storage, package, cohort, features, participants)
         applied = judge_package(
-            package, data, cohort=cohort.name, horizons=HORIZONS_MONTHS, bootstraps=BOOTSTRAPS, seed=seed
+            package, data, cohort=cohort, horizons=HORIZONS_MONTHS, bootstraps=BOOTSTRAPS, seed=seed
         )
-    return Judged(applied.figures.metrics, {"predictions": applied.predictions, **applied.figures.tables}, applied.flow)
-
-
-def _judge_classifier(
-    storage: Storage,
-    cohort: str,
-    package: Package,
-    seed: int,
-    features: Path | None,
-    participants: Path | None,
-    risk_groups_of: str | None,
-) -> Judged:
-    module = study(package.description.study)
-    if features is not None or is_released(storage, cohort):
-        given = features_of_release(
-            storage, cohort, module, features=features, participants=participants, risk_groups_of=risk_groups_of
-        )
-    else:
-        given = features_of_store(storage, cohort, package.description.study, module)
+        tables = {"predictions": applied.predictions, **applied.figures.tables}
+        return Judged(applied.figures.metrics, tables, applied.flow)
+    given = _classifier_input(storage, package, cohort, features, participants, risk_groups_of)
     figures = apply_to_cohort(
         package,
         given.features,
@@ -165,3 +136,56 @@ def _judge_classifier(
     )
     tables = {"predictions": figures.predictions, "roc": figures.roc, "calibration": figures.calibration}
     return Judged(figures.metrics, tables, figures.flow)
+
+
+def predict_patients(storage: Storage, package: Package, cohort: str) -> pd.DataFrame:
+    """Return what a packaged model says of each patient of a cohort, one row each, be it a number or not."""
+    if _is_signature(package):
+        return predict_signature(package, _signature_input(storage, package, cohort))
+    given = _classifier_input(storage, package, cohort)
+    return predict_cohort(package, given.features, given.labels, clinical=given.clinical, excluded=given.excluded)
+
+
+def _is_signature(package: Package) -> bool:
+    name = package.description.study
+    if name not in STUDIES:
+        raise InvalidValue(
+            "the model comes from no study of this version", field="model", expected=", ".join(STUDIES), got=name
+        )
+    return package.description.kind == "cox"
+
+
+def _signature_input(
+    storage: Storage,
+    package: Package,
+    cohort: str,
+    features: Path | None = None,
+    participants: Path | None = None,
+) -> SurvivalData:
+    name = package.description.study
+    given = survival_cohort(storage, cohort, survival_study(name).MATRIX, features=features, participants=participants)
+    if name == ferroptosis.NAME:  # expression comes to the signature's scale first
+        return ferroptosis.on_signature_scale(package, given)
+    known = [column for column in package.model.columns if column in given.features]
+    return given.data(known or None)
+
+
+def _classifier_input(
+    storage: Storage,
+    package: Package,
+    cohort: str,
+    features: Path | None = None,
+    participants: Path | None = None,
+    risk_groups_of: str | None = None,
+) -> StudyInput:
+    name = package.description.study
+    if features is not None or is_released(storage, cohort):
+        return features_of_release(
+            storage,
+            cohort,
+            study(name),
+            features=features,
+            participants=participants,
+            risk_groups_of=risk_groups_of,
+        )
+    return features_of_store(storage, cohort, name, study(name))
