@@ -79,12 +79,10 @@ def promote(
     Example: `gliaflow promote grading/v0002-0123456789ab`
     """
     from pipelines.flows.promote import promote_version
-    from pipelines.parameters import read_value
 
     entry, decision = promote_version(
         version,
         _parameters(params),
-        seed=read_value(params, "seed", default=0),
         reason=reason,
         compared=not without_comparison,
         say=lambda text: console.print(f"promote: {text}", highlight=False),

@@ -12,10 +12,9 @@ from pipelines.datasets.release import Release, matrix_key, read_matrix, write_r
 from pipelines.promotion.findings import Imported
 from pipelines.promotion.parameters import NewCases
 from pipelines.versioning.errors import SchemaChanged
+from pipelines.versioning.tables import compare_schemas, schema_of
 from services.shared.cohort import participants_key, read_cohort
 from services.shared.storage import Storage
-
-_SHOWN = 8
 
 
 def import_new_cases(
@@ -74,36 +73,14 @@ def require_same_columns(before: pd.DataFrame, after: pd.DataFrame, *, table: st
     SchemaChanged
         Naming what came, what went and what is of another kind.
     """
-    old, new = _kinds(before), _kinds(after)
-    changed = {
-        "added": [name for name in new if name not in old],
-        "removed": [name for name in old if name not in new],
-        "of another kind": [
-            f"{name} ({kind} → {new[name]})"
-            for name, kind in old.items()
-            if name in new and "empty" not in (kind, new[name]) and kind != new[name]
-        ],
-    }
-    if any(changed.values()):
+    change = compare_schemas(schema_of(before), schema_of(after), table=table)
+    if change is not None:
         raise SchemaChanged(
             "the new cases come in a table of other columns",
             step="import",
             field=table,
-            expected=f"the {len(old)} columns that the cohort has",
-            got="; ".join(
-                f"{what}: {', '.join(names[:_SHOWN])}{' …' if len(names) > _SHOWN else ''}"
-                for what, names in changed.items()
-                if names
-            ),
+            expected=f"the {len(before.columns)} columns that the cohort has",
+            got=change.told,
             remedy="bring the release to the columns of before, or set 'retrain.allow_schema_change' in params.yaml "
             "once a person has looked at it; nothing was imported",
         )
-
-
-def _kinds(table: pd.DataFrame) -> dict[str, str]:
-    found = {}
-    for name in table:
-        values = table[name].dropna()
-        numeric = pd.api.types.is_numeric_dtype(table[name])
-        found[str(name)] = "empty" if values.empty else "numbers" if numeric else "text"
-    return found

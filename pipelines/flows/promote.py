@@ -95,15 +95,13 @@ def serves_badly(entry: Registered, found: Watched) -> RolloutFailed:
     )
 
 
-def compare_with_champion(
-    storage: Storage, entry: Registered, parameters: RetrainParameters, *, seed: int
-) -> Decision | None:
+def compare_with_champion(storage: Storage, entry: Registered, parameters: RetrainParameters) -> Decision | None:
     """Return the gate's decision on a version against the champion; None where it is the champion itself."""
     name = registry.champion(storage, entry.model)
     if name == entry.version or name is None:
         return None
     champion = registry.resolve(storage, f"{entry.model}/{name}")
-    patients = held_out_patients(storage, champion, entry, horizon_months=parameters.horizon_months, seed=seed)
+    patients = held_out_patients(storage, champion, entry, horizon_months=parameters.horizon_months)
     return judge_challenger(
         compare_versions(patients, champion=name, challenger=entry.version),
         registry.load(storage, champion).description,
@@ -117,7 +115,6 @@ def promote_version(
     reference: str,
     parameters: RetrainParameters,
     *,
-    seed: int = 0,
     reason: str = "",
     compared: bool = True,
     at: datetime | None = None,
@@ -160,7 +157,7 @@ def promote_version(
         decision = None
         if compared:
             say("comparing it with the champion on held-out patients")
-            decision = compare_with_champion(storage, entry, parameters, seed=seed)
+            decision = compare_with_champion(storage, entry, parameters)
             if decision is not None and not decision.promote:
                 raise NotPromoted(
                     "the version did not pass the gate; the champion stays",

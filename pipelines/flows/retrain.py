@@ -19,7 +19,7 @@ from prefect.tasks import Task
 from pipelines.flows import retraining_steps as steps
 from pipelines.flows.promote import place_of
 from pipelines.flows.retraining_steps import Progress, Retraining, workspace_of
-from pipelines.parameters import read_section, read_value
+from pipelines.parameters import read_section
 from pipelines.promotion.findings import (
     Checked,
     Committed,
@@ -116,7 +116,6 @@ def retrain(
             repository,
             parameters,
             path,
-            read_value(path, "seed", default=0),
             place_of(storage, parameters.model, parameters),
             Recorder(storage, run, clock=clock),
             lock,

@@ -50,7 +50,6 @@ class Retraining:
     repository: Repository
     parameters: RetrainParameters
     params: Path | None
-    seed: int
     place: Rollout
     recorder: Recorder
     lock: Lock
@@ -214,7 +213,6 @@ def compare(work: Retraining, challenger: Registered) -> Compared:
         work.champion,
         challenger,
         horizon_months=work.parameters.horizon_months,
-        seed=work.seed,
     )
     return Compared(
         comparison=compare_versions(patients, champion=work.champion.version, challenger=challenger.version)

@@ -18,10 +18,10 @@ from pipelines.flows.study_inputs import (
     reads_store,
     survival_cohort,
 )
-from pipelines.modelling.applied_model import apply_to_cohort
+from pipelines.modelling.applied_model import apply_to_cohort, predict_cohort
 from pipelines.modelling.feature_names import kind_of
-from pipelines.modelling.survival_study import StudyCohort
-from pipelines.modelling.survival_validation import judge_package
+from pipelines.modelling.survival_data import SurvivalData
+from pipelines.modelling.survival_validation import judge_package, predict_signature
 from pipelines.studies import STUDIES, ferroptosis, study
 from services.model_serving import registry
 from services.model_serving.package import Package
@@ -119,44 +119,14 @@ def judge_model(
     risk_groups_of: str | None = None,
 ) -> Judged:
     """Return what a packaged model is worth on a cohort and says of each patient; see :func:`validate_model`."""
-    name = package.description.study
-    if name not in STUDIES:
-        raise InvalidValue(
-            "the model comes from no study of this version", field="model", expected=", ".join(STUDIES), got=name
-        )
-    stored = reads_store(storage, cohort, name, features=features)
-    deep = stored and any(kind_of(column) == "deep" for column in package.model.columns)
-    if package.description.kind == "cox":
-        given = survival_cohort(storage, cohort, name, features=features, participants=participants, deep=deep)
-        if deep:
-            check_networks(given, package.description.platform)
-        return _judge_signature(name, package, given, seed)
-    module = study(name)
-    classified = (
-        features_of_store(storage, cohort, name, module, deep=deep, risk_groups_of=risk_groups_of)
-        if stored
-        else features_of_release(
-            storage, cohort, module, features=features, participants=participants, risk_groups_of=risk_groups_of
-        )
-    )
-    return _judge_classifier(package, classified, seed)
-
-
-def _judge_signature(name: str, package: Package, cohort: StudyCohort, seed: int) -> Judged:
-    if name == ferroptosis.NAME:  # expression comes to the signature's scale first
-        applied = ferroptosis.apply_to_cohort(
-            package, cohort, horizons_months=HORIZONS_MONTHS, bootstraps=BOOTSTRAPS, seed=seed
-        )
-    else:
-        known = [column for column in package.model.columns if column in cohort.features]
-        data = cohort.data(known or None)
+    if _is_signature(package):
+        data = _signature_input(storage, package, cohort, features, participants)
         applied = judge_package(
-            package, data, cohort=cohort.name, horizons=HORIZONS_MONTHS, bootstraps=BOOTSTRAPS, seed=seed
+            package, data, cohort=cohort, horizons=HORIZONS_MONTHS, bootstraps=BOOTSTRAPS, seed=seed
         )
-    return Judged(applied.figures.metrics, {"predictions": applied.predictions, **applied.figures.tables}, applied.flow)
-
-
-def _judge_classifier(package: Package, given: StudyInput, seed: int) -> Judged:
+        tables = {"predictions": applied.predictions, **applied.figures.tables}
+        return Judged(applied.figures.metrics, tables, applied.flow)
+    given = _classifier_input(storage, package, cohort, features, participants, risk_groups_of)
     figures = apply_to_cohort(
         package,
         given.features,
@@ -168,3 +138,59 @@ def _judge_classifier(package: Package, given: StudyInput, seed: int) -> Judged:
     )
     tables = {"predictions": figures.predictions, "roc": figures.roc, "calibration": figures.calibration}
     return Judged(figures.metrics, tables, figures.flow)
+
+
+def predict_patients(storage: Storage, package: Package, cohort: str) -> pd.DataFrame:
+    """Return what a packaged model says of each patient of a cohort, one row each, be it a number or not."""
+    if _is_signature(package):
+        return predict_signature(package, _signature_input(storage, package, cohort))
+    given = _classifier_input(storage, package, cohort)
+    return predict_cohort(package, given.features, given.labels, clinical=given.clinical, excluded=given.excluded)
+
+
+def _is_signature(package: Package) -> bool:
+    name = package.description.study
+    if name not in STUDIES:
+        raise InvalidValue(
+            "the model comes from no study of this version", field="model", expected=", ".join(STUDIES), got=name
+        )
+    return package.description.kind == "cox"
+
+
+def _signature_input(
+    storage: Storage,
+    package: Package,
+    cohort: str,
+    features: Path | None = None,
+    participants: Path | None = None,
+) -> SurvivalData:
+    name = package.description.study
+    deep = _reads_deep(package) and reads_store(storage, cohort, name, features=features)
+    given = survival_cohort(storage, cohort, name, features=features, participants=participants, deep=deep)
+    if deep:
+        check_networks(given, package.description.platform)
+    if name == ferroptosis.NAME:  # expression comes to the signature's scale first
+        return ferroptosis.on_signature_scale(package, given)
+    known = [column for column in package.model.columns if column in given.features]
+    return given.data(known or None)
+
+
+def _classifier_input(
+    storage: Storage,
+    package: Package,
+    cohort: str,
+    features: Path | None = None,
+    participants: Path | None = None,
+    risk_groups_of: str | None = None,
+) -> StudyInput:
+    name = package.description.study
+    if reads_store(storage, cohort, name, features=features):
+        deep = _reads_deep(package)
+        return features_of_store(storage, cohort, name, study(name), deep=deep, risk_groups_of=risk_groups_of)
+    return features_of_release(
+        storage, cohort, study(name), features=features, participants=participants, risk_groups_of=risk_groups_of
+    )
+
+
+def _reads_deep(package: Package) -> bool:
+    return any(kind_of(column) == "deep" for column in package.model.columns)

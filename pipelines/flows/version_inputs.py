@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipelines.datasets.release import read_matrix
 from pipelines.flows.study_inputs import read_store, reads_store
-from pipelines.flows.validate import judge_model
+from pipelines.flows.validate import predict_patients
 from pipelines.modelling.feature_names import kind_of as feature_kind
 from pipelines.modelling.held_out import is_held_out
 from pipelines.modelling.signature import predicted_survival
@@ -97,7 +97,7 @@ def drift_since(storage: Storage, champion: Registered, thresholds: DriftThresho
 
 
 def held_out_patients(
-    storage: Storage, champion: Registered, challenger: Registered, *, horizon_months: float, seed: int
+    storage: Storage, champion: Registered, challenger: Registered, *, horizon_months: float
 ) -> HeldOutPatients:
     """Return what both versions say of the patients from whom neither has learnt.
 
@@ -113,7 +113,7 @@ def held_out_patients(
     seen = training_cases(storage, champion) | training_cases(storage, challenger)
     tables = []
     for package in packages:
-        table = judge_model(storage, package, cohort, seed=seed).tables["predictions"]
+        table = predict_patients(storage, package, cohort)
         table = table.assign(case_id=table["case_id"].astype(str)).set_index("case_id").sort_index()
         tables.append(table[[case_hash(str(label)) not in seen for label in table.index]])
     both = tables[0].index.intersection(tables[1].index)

@@ -83,7 +83,53 @@ def apply_to_cohort(
     IdMismatch, DuplicateId, OneClass, TooFewCases
         See :func:`pipelines.modelling.study_data.study_data`.
     """
+    data, chance = _apply_package(package, features, labels, clinical, excluded)
+    margin = chance - package.model.threshold
+    metrics = describe_predictions(data.outcome, chance, margin)
+    if bootstraps:
+        low, high = bootstrap_limits(data.outcome, chance[None], resamples=bootstraps, seed=seed)[0]
+        metrics |= {"auc_bootstrap_low": float(low), "auc_bootstrap_high": float(high)}
+    missing = {name: int(np.isnan(data.values[:, i]).sum()) for i, name in enumerate(data.columns)}
+    return CohortFigures(
+        {name: round(value, 10) for name, value in metrics.items()},
+        _predictions(package, data, chance),
+        roc_points(data.outcome, chance),
+        calibration_points(data.outcome, chance),
+        {**data.flow, "values_taken_as_training_median": {name: n for name, n in missing.items() if n}},
+    )
+
+
+def predict_cohort(
+    package: Package,
+    features: pd.DataFrame,
+    labels: pd.Series,
+    *,
+    clinical: pd.DataFrame | None = None,
+    excluded: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """Return what a packaged classifier says of each patient, be it a number or not; see :func:`apply_to_cohort`."""
+    return _predictions(package, *_apply_package(package, features, labels, clinical, excluded))
+
+
+def _predictions(package: Package, data: StudyData, chance: Array) -> pd.DataFrame:
     classes = package.description.classes
+    return pd.DataFrame(
+        {
+            "case_id": data.ids,
+            "outcome": [classes[y] for y in data.outcome],
+            "probability": chance,
+            "predicted": [classes[int(positive)] for positive in chance >= package.model.threshold],
+        }
+    )
+
+
+def _apply_package(
+    package: Package,
+    features: pd.DataFrame,
+    labels: pd.Series,
+    clinical: pd.DataFrame | None,
+    excluded: Mapping[str, str] | None,
+) -> tuple[StudyData, Array]:
     if package.description.kind == "cox":
         raise InvalidTable(
             "a survival signature has no classes", step="validation", field="model", expected="a classifier", got="cox"
@@ -91,28 +137,7 @@ def apply_to_cohort(
     if clinical is not None:
         numbers = clinical_numbers(clinical, [str(name) for name in features.index]).set_axis(features.index)
         features = features.join(numbers[[name for name in numbers if name not in features]])
-    data, chance = _apply(package.model, features, labels, classes=classes, excluded=excluded)
-    margin = chance - package.model.threshold
-    metrics = describe_predictions(data.outcome, chance, margin)
-    if bootstraps:
-        low, high = bootstrap_limits(data.outcome, chance[None], resamples=bootstraps, seed=seed)[0]
-        metrics |= {"auc_bootstrap_low": float(low), "auc_bootstrap_high": float(high)}
-    predictions = pd.DataFrame(
-        {
-            "case_id": data.ids,
-            "outcome": [classes[y] for y in data.outcome],
-            "probability": chance,
-            "predicted": [classes[int(m >= 0)] for m in margin],
-        }
-    )
-    missing = {name: int(np.isnan(data.values[:, i]).sum()) for i, name in enumerate(data.columns)}
-    return CohortFigures(
-        {name: round(value, 10) for name, value in metrics.items()},
-        predictions,
-        roc_points(data.outcome, chance),
-        calibration_points(data.outcome, chance),
-        {**data.flow, "values_taken_as_training_median": {name: n for name, n in missing.items() if n}},
-    )
+    return _apply(package.model, features, labels, classes=package.description.classes, excluded=excluded)
 
 
 def _apply(

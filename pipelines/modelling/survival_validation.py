@@ -234,17 +234,21 @@ def judge_package(
     figures = apply_signature(
         model, data, horizons=horizons, bootstraps=bootstraps, seed=seed, platform=platform, cohort=cohort
     )
-    scores = risk_scores(model, data)
-    predictions = pd.DataFrame(
+    return AppliedSignature(figures, predict_signature(package, data), data.flow)
+
+
+def predict_signature(package: Package, data: SurvivalData) -> pd.DataFrame:
+    """Return what a packaged signature says of each patient, be it a number or not; see :class:`AppliedSignature`."""
+    scores = risk_scores(package.model, data)
+    return pd.DataFrame(
         {
             "case_id": data.ids,
             "months": data.months,
             "event": data.event,
             "risk_score": scores,
-            "group": np.where(high_risk(model, scores), "high", "low"),
+            "group": np.where(high_risk(package.model, scores), "high", "low"),
         }
     )
-    return AppliedSignature(figures, predictions, data.flow)
 
 
 def permuted_survival(

@@ -58,6 +58,7 @@ from pipelines.studies.ferroptosis_context import (
 )
 from pipelines.studies.ferroptosis_signature import (
     apply_to_cohort,
+    on_signature_scale,
     ranked_model,
     risk_groups,
     score_patients,
@@ -77,6 +78,7 @@ __all__ = [
     "FerroptosisRecipe",
     "Parameters",
     "apply_to_cohort",
+    "on_signature_scale",
     "risk_groups",
     "run",
     "score_patients",

@@ -12,6 +12,7 @@ import pandas as pd
 from pipelines.genomics.harmonise import RANKS_OF, Harmonised, Method, MissingGenes, TrainingScale
 from pipelines.modelling.selection import Array
 from pipelines.modelling.signature import cox_signature, high_risk, risk_scores
+from pipelines.modelling.survival_data import SurvivalData
 from pipelines.modelling.survival_study import StudyCohort, SurvivalStudyResult
 from pipelines.modelling.survival_validation import AppliedSignature, judge_package
 from pipelines.studies.ferroptosis_cohorts import SIGNED_LOG, harmonise_cohort, on_log_scale, with_follow_up
@@ -95,15 +96,25 @@ def apply_to_cohort(
     IdMismatch, InvalidTable, InvalidValue, TooFewCases
         Where the cohort cannot be brought to the signature's scale, lacks its genes, or nobody died.
     """
-    done = _on_package_scale(package, cohort, harmonise_by, missing_genes)
     return judge_package(
         package,
-        with_follow_up(cohort, done),
+        on_signature_scale(package, cohort, harmonise_by=harmonise_by, missing_genes=missing_genes),
         cohort=cohort.name,
         horizons=horizons_months,
         bootstraps=bootstraps,
         seed=seed,
     )
+
+
+def on_signature_scale(
+    package: Package,
+    cohort: StudyCohort,
+    *,
+    harmonise_by: HarmoniseBy = "auto",
+    missing_genes: MissingGenes = "error",
+) -> SurvivalData:
+    """Return a new cohort's patients with follow-up, brought to a signature's scale; see :func:`apply_to_cohort`."""
+    return with_follow_up(cohort, _on_package_scale(package, cohort, harmonise_by, missing_genes))
 
 
 def _on_package_scale(

@@ -42,11 +42,14 @@ class SchemaChange(Contract):
     gone: bool = False
 
     def __str__(self) -> str:
-        if self.gone:
-            return f"{self.table} is gone"
+        return f"{self.table} is gone" if self.gone else f"{self.table}: {self.told}"
+
+    @property
+    def told(self) -> str:
+        """What differs, without the table's name."""
         retyped = [f"{entry.column} ({entry.before} → {entry.after})" for entry in self.retyped]
         parts = (("added", self.added), ("removed", self.removed), ("of another kind", retyped))
-        return f"{self.table}: " + "; ".join(f"{what} {shorten(names)}" for what, names in parts if names)
+        return "; ".join(f"{what} {shorten(names)}" for what, names in parts if names)
 
 
 class CaseChange(Contract):
@@ -86,7 +89,12 @@ def read_schema(content: bytes, *, name: str) -> dict[str, Kind]:
         table = _read_text(content)
     except (pa.ArrowInvalid, ValueError, OSError) as error:
         raise UnreadableFile("the table cannot be read", field=name, got=" ".join(str(error).split())) from error
-    return {str(column): _kind_of_text(table[column]) for column in table.columns}
+    return schema_of(table)
+
+
+def schema_of(table: pd.DataFrame) -> dict[str, Kind]:
+    """Return the kind of values by column of a table in memory; text that reads as numbers is numbers, as in a file."""
+    return {str(name): _kind_of_values(values) for name, values in table.items()}
 
 
 def compare_schemas(before: Mapping[str, Kind], after: Mapping[str, Kind], *, table: str) -> SchemaChange | None:
@@ -204,13 +212,19 @@ def _kind_of_type(kind: pa.DataType) -> Kind:
     return "time" if pa.types.is_temporal(kind) else "text"
 
 
-def _kind_of_text(column: pd.Series) -> Kind:
-    values = column.dropna()
-    if values.empty:
+def _kind_of_values(column: pd.Series) -> Kind:
+    if column.isna().all():
         return "empty"
-    if values.isin(["True", "False", "true", "false"]).all():
+    if pd.api.types.is_bool_dtype(column):
         return "truth"
-    return "number" if pd.to_numeric(values, errors="coerce").notna().all() else "text"
+    if pd.api.types.is_numeric_dtype(column):
+        return "number"
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return "time"
+    text = column.dropna().astype(str)
+    if text.isin(["True", "False", "true", "false"]).all():
+        return "truth"
+    return "number" if pd.to_numeric(text, errors="coerce").notna().all() else "text"
 
 
 def table_now(root: Path, path: str) -> bytes | None:

@@ -89,6 +89,7 @@ class Settings(BaseSettings):
 
 _LIBRARY_DEFAULTS = {
     "BENTOML_DO_NOT_TRACK": "True",
+    "DASK_LOGGING__DISTRIBUTED": "warning",
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "FEAST_USAGE": "False",

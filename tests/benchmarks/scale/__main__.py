@@ -25,6 +25,7 @@ FIGURES = ROOT / "docs" / "scaling.json"
 IMAGES = "mri_brats_cases/BraTS2021_00495"
 RUNNERS = ("process", "dask")
 LIGHT = (100, 1000)
+GATHERED = (100, 400)
 
 
 def measure_light(root: Path, runner: str) -> list[dict]:
@@ -43,6 +44,15 @@ def measure_real(root: Path, runner: str) -> dict[str, dict]:
     }
 
 
+def measure_stages(root: Path, images: Path) -> dict:
+    """Return what one case at 1 mm takes step by step, and each further case where features are gathered."""
+    stages = child.run("stages", root, images)
+    less, more = (child.run("gathering", root, stages["cohort"], stages["case"], count) for count in GATHERED)
+    further = more["cases"] - less["cases"]
+    register = {name: (more[name] - less[name]) / further for name in ("cpu", "mb", "reads")}
+    return {"steps": stages["steps"], "gpu": stages["gpu"], "register": register}
+
+
 def measure(cases: int, images: Path) -> dict:
     """Return every figure that the pages tell."""
     with TemporaryDirectory() as folder:
@@ -55,7 +65,7 @@ def measure(cases: int, images: Path) -> dict:
             "processors": os.cpu_count(),
             "light": {runner: measure_light(root, runner) for runner in RUNNERS},
             "real": {runner: measure_real(root / "phantoms", runner) for runner in RUNNERS},
-            "stages": child.run("stages", root / "stages", images),
+            "stages": measure_stages(root / "stages", images),
             "load": os.getloadavg()[0],
             "busy_percent": psutil.cpu_percent(interval=1.0),
         }

@@ -42,7 +42,7 @@ def main(*, kill: bool) -> None:
     print(
         json.dumps(
             {
-                "cases": len(outcomes),
+                "cases": len({outcome.case for outcome in outcomes}),
                 "quarantined": sum(outcome.problem is not None for outcome in outcomes),
                 "killed": len(killed),
                 "wall": wall,

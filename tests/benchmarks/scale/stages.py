@@ -1,52 +1,38 @@
 """What a case costs at 1 mm, step by step: processor seconds, bytes, and requests to an object store.
 
-``stages IMAGES`` reports as JSON. Storage is an object store in memory, whose calls are counted.
+``stages IMAGES`` reports as JSON. Storage is an object store in memory, whose calls are counted; what gathering
+features needs of the case is left in the storage of the settings.
 """
 
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from pipelines.datasets.nifti import import_nifti
-from services.feature_store.contracts import ExtractParameters, RegisterRequest
+from pipelines.training.segmentation import TrainParameters
+from services.feature_store.contracts import ExtractParameters
 from services.feature_store.radiomics import extract_case
-from services.feature_store.store import register_cohort
 from services.preprocessing.contracts import PrepareParameters
 from services.preprocessing.steps import prepare_case
-from services.segmentation.contracts import SegmentParameters, SegmentRequest
+from services.segmentation.contracts import DEFAULT_MODEL, SegmentParameters, SegmentRequest
 from services.segmentation.inference import load_predictor
+from services.segmentation.network import NetworkSpec, build_network
 from services.segmentation.segment import segment_case
-from services.shared.cohort import CaseKeys, read_cohort, write_participants
+from services.shared.cohort import CaseKeys, participants_key
 from services.shared.contracts import CaseRef
 from services.shared.settings import settings
-from services.shared.storage import Storage
+from services.shared.storage import Storage, open_storage
+from services.shared.trained_network import save_network
 from services.shared.volume import itk_threads
-from tests.benchmarks.segmentation import MODEL, settle
+from tests.benchmarks.scale.counted import CountedStore
 
-READS = frozenset({"exists", "isfile", "get_file"})
-WRITES = frozenset({"put_file", "ls", "find", "rm"})
-COPIES = (100, 400)
-
-
-class CountedStore:
-    """A file system that counts what would be requests, by the price class of an object store."""
-
-    def __init__(self, inner: object) -> None:
-        self._inner = inner
-        self.requests: Counter[str] = Counter()
-
-    def __getattr__(self, name: str) -> object:
-        if name in READS or name in WRITES:
-            self.requests["reads" if name in READS else "writes"] += 1
-        return getattr(self._inner, name)
+SEED = 1
 
 
 def size_gb(storage: Storage) -> float:
@@ -69,31 +55,13 @@ def measure(storage: Storage, name: str, compute: Callable[[], object]) -> dict[
     return {"step": name, "wall": wall, "cpu": cpu, "gb": size_gb(storage) - before, **store.requests}
 
 
-def measure_register(storage: Storage, case: CaseRef) -> dict[str, float]:
-    """Return seconds and memory that each further case costs when a cohort's features are gathered."""
-    source = CaseKeys(case)
-    row, manifest = storage.read_bytes(source.features), storage.read_bytes(source.manifest("extract"))
-    table = read_cohort(storage, case.cohort).participants
-    found = []
-    store = CountedStore(storage._fs)
-    for count in COPIES:
-        cases = [CaseRef(cohort=f"copies{count}", id=f"{number:06d}") for number in range(count)]
-        write_participants(
-            storage,
-            cases[0].cohort,
-            table.iloc[[0] * count].assign(participant_id=[f"sub-{one.id}" for one in cases]),
-        )
-        for one in cases:
-            storage.write_bytes(CaseKeys(one).features, row)
-            storage.write_bytes(CaseKeys(one).manifest("extract"), manifest)
-        storage._fs, store.requests, cpu = store, Counter(), time.process_time()
-        register_cohort(storage, RegisterRequest(cohort=cases[0].cohort))
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        found.append((time.process_time() - cpu, peak_mb, store.requests["reads"]))
-        storage._fs = store._inner
-    further = COPIES[1] - COPIES[0]
-    cpu, mb, reads = ((more - less) / further for less, more in zip(*found, strict=True))
-    return {"cpu": cpu, "mb": mb, "reads": reads}
+def write_network(storage: Storage) -> None:
+    """Write a network of the shape that ``gliaflow train`` makes, untrained: its weights cost what others do."""
+    plan = TrainParameters()
+    shape = {name: getattr(plan, name) for name in ("architecture", "width", "levels", "normalisation")}
+    spec = NetworkSpec.model_validate(shape)
+    torch.manual_seed(SEED)
+    save_network(storage, DEFAULT_MODEL, spec, build_network(spec).state_dict(), training={"seed": SEED})
 
 
 def main(images: Path) -> None:
@@ -103,14 +71,20 @@ def main(images: Path) -> None:
         steps = [measure(storage, "import", lambda: import_nifti(storage, images, "brats"))]
         case = CaseRef(cohort="brats", id=storage.folders("raw/brats")[0].removeprefix("sub-"))
         steps.append(measure(storage, "prepare", lambda: prepare_case(storage, case, PrepareParameters())))
-        settle(storage, CaseKeys(case))
-        load_predictor(storage, MODEL)
-        network = SegmentRequest(case=case, parameters=SegmentParameters(source="network", threads=1))
-        steps.append(measure(storage, "segment", lambda: segment_case(storage, network)))
-        extracting = case
-        steps.append(measure(storage, "extract", lambda: extract_case(storage, extracting, ExtractParameters())))
+        write_network(storage)
+        load_predictor(storage, DEFAULT_MODEL)
+        by_network, by_expert = (
+            SegmentRequest(case=case, parameters=SegmentParameters(source=source, threads=1))
+            for source in ("network", "expert")
+        )
+        steps.append(measure(storage, "segment", lambda: segment_case(storage, by_network)))
+        segment_case(storage, by_expert)  # features are of a tumour's shape, which an untrained network does not find
+        steps.append(measure(storage, "extract", lambda: extract_case(storage, case, ExtractParameters())))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() and settings().device != "cpu" else None
-    print(json.dumps({"steps": steps, "register": measure_register(storage, case), "gpu": device}))
+    keys, kept = CaseKeys(case), open_storage()
+    for key in (participants_key(case.cohort), keys.features, keys.manifest("extract")):
+        kept.write_bytes(key, storage.read_bytes(key))
+    print(json.dumps({"cohort": case.cohort, "case": case.id, "steps": steps, "gpu": device}))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pipelines.promotion.lock import Locked, hold_lock
 from pipelines.promotion.parameters import RetrainParameters, ServingThresholds
 from pipelines.promotion.record import STEPS, Recorder, list_runs, read_run
 from pipelines.rollout.contract import RolloutFailed
-from pipelines.versioning.errors import DirtyTree, RemoteUnreachable
+from pipelines.versioning.errors import DirtyTree, RemoteUnreachable, StageFailed
 from services.model_serving import registry
 from services.shared.errors import ChangedFile, InvalidValue
 from services.shared.manifest import read_manifest
@@ -30,6 +30,26 @@ from tests.pipelines.flows.hospital import MODEL, NOW, Hospital, enter, git
 pytestmark = [pytest.mark.xdist_group("retraining"), pytest.mark.usefixtures("prefect_api")]
 AT_ONCE = RetrainParameters(model=MODEL, serving=ServingThresholds(watch_s=0.2, ready_s=2.0, min_requests=1))
 TOO_SLOW = ServingThresholds(watch_s=0.2, ready_s=2.0, min_requests=1, max_latency_p95_s=1e-9)
+
+SPOIL = """\
+import hashlib, io, json
+import numpy as np
+from services.model_serving.registry import register_package
+from services.shared.storage import Storage
+
+storage, folder = Storage("workspace"), "studies/home/grading/model"
+with np.load(io.BytesIO(storage.read_bytes(f"{folder}/arrays.npz"))) as archive:
+    arrays = dict(archive)
+card = json.loads(storage.read_text(f"{folder}/package.json"))
+HOW
+content = io.BytesIO()
+np.savez(content, **arrays)
+card["arrays_sha256"] = hashlib.sha256(content.getvalue()).hexdigest()
+storage.write_bytes(f"{folder}/arrays.npz", content.getvalue())
+storage.write_text(f"{folder}/package.json", json.dumps(card))
+register_package(storage, folder, model="grading-home")
+"""
+"""A training that diverges: run after the study, it does HOW to the package and registers what comes of it."""
 
 
 class Killed(BaseException):
@@ -127,6 +147,54 @@ def _served_badly_it_goes_back(hospital: Hospital) -> None:
     assert registry.champion(storage, MODEL) == run.champion == registry.serving(storage, MODEL)
     assert registry.challenger(storage, MODEL) is None
     assert "Rollout failed" in storage.read_text(f"{run.folder}/report.html")
+
+
+def test_a_challenger_that_learnt_from_fewer_patients_is_not_promoted(hospital: Hospital) -> None:
+    champion = registry.champion(hospital.storage, MODEL)
+    hospital.admit(90)
+    run = retrain(now=NOW)
+    made = run.result("reproduce")
+    assert made is not None
+    assert made["challenger"] != champion
+    assert run.outcome == "kept"
+    assert re.search(r"training events: \d+, expected at least \d+", str(run.reason))
+    _require_untouched(hospital, champion)
+
+
+def test_a_challenger_whose_predictions_are_not_numbers_is_not_promoted(hospital: Hospital) -> None:
+    champion = registry.champion(hospital.storage, MODEL)
+    # A machine of this width multiplies infinities of both signs.
+    _spoil(hospital, "arrays['gamma'] = np.array([-1.0e4])")
+    run = retrain(now=NOW)
+    assert run.outcome == "kept"
+    for figure in ("AUC not lower", "Brier score", "calibration in the large"):
+        assert f"{figure}: not defined in these patients" in str(run.reason)
+    _require_untouched(hospital, champion)
+
+
+def test_a_challenger_whose_own_figures_are_not_numbers_is_not_promoted(hospital: Hospital) -> None:
+    champion = registry.champion(hospital.storage, MODEL)
+    _spoil(hospital, "card['metrics']['auc']['value'] = float('nan')")
+    with pytest.raises(StageFailed, match=r"metrics\.auc\.value: Input should be a finite number"):
+        retrain(now=NOW)
+    _require_untouched(hospital, champion)
+
+
+def _spoil(hospital: Hospital, how: str) -> None:
+    """Let the next training diverge."""
+    (hospital.root / "spoil.py").write_text(SPOIL.replace("HOW", how))
+    pipeline = (hospital.root / "dvc.yaml").read_text()
+    study = "gliaflow study grading --cohort home"
+    git(hospital.root, "add", "spoil.py")
+    hospital.write("dvc.yaml", pipeline.replace(study, f"{study} && python spoil.py"))
+
+
+def _require_untouched(hospital: Hospital, champion: str | None) -> None:
+    storage = hospital.storage
+    assert registry.champion(storage, MODEL) == champion == registry.serving(storage, MODEL)
+    assert registry.challenger(storage, MODEL) is None
+    assert registry.history(storage, MODEL) == ()
+    assert git(hospital.root, "tag", "--list") == ""
 
 
 def test_a_dirty_tree_stops_it_and_committing_is_the_way_on(hospital: Hospital) -> None:
