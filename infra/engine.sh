@@ -7,11 +7,9 @@ tool=$(cd "$(dirname "$0")/../.." && pwd)/shared/tools/container-engine
 if [ -n "${ENGINE:-}" ]; then
     exec "$ENGINE" "$@"
 elif [ -x "$tool" ]; then
-    # It has verbs for building and running, and passes anything else on.
-    case $1 in
-        build | run) exec "$tool" "$@" ;;
-        *) exec "$tool" podman "$@" ;;
-    esac
+    # It knows how to build here; its own way to run names a network, which a caller may have named too.
+    [ "$1" = build ] || set -- podman "$@"
+    exec "$tool" "$@"
 elif command -v podman >/dev/null; then
     [ "$1" != build ] || set -- "$@" --format docker # which knows health checks
     exec podman "$@"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import time
 import typing
 from collections.abc import Callable
 from types import TracebackType
@@ -122,20 +121,6 @@ class RemoteService:
             return self._http.get("/readyz").status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
-
-    def wait_until_ready(self, *, seconds: float = 60.0) -> None:
-        """Wait until the service takes requests.
-
-        Raises
-        ------
-        Unavailable
-            Where it does not within the given seconds.
-        """
-        deadline = time.monotonic() + seconds
-        while not self.is_ready():
-            if time.monotonic() > deadline:
-                raise Unavailable("the service did not become ready", field=self.url, expected=f"within {seconds:g} s")
-            time.sleep(0.1)
 
     def _send(self, method: str, path: str, body: bytes) -> httpx.Response:
         try:

@@ -4,8 +4,9 @@
     .venv/bin/python infra/docker/pin.py --check    say what is out of date, and change nothing
 
 The versions are those of ``requirements/lock.txt``; which of them an image holds follows from its extra in
-``pyproject.toml`` and from what the installed packages say they need. torch stands apart, since it comes from
-elsewhere for CPUs (``torch-cpu.txt``) and for GPUs (``torch-cuda.txt``, with the CUDA libraries that it brings).
+``pyproject.toml`` and from what the installed packages say they need, less what is never imported. torch stands
+apart, since it comes from elsewhere for CPUs (``torch-cpu.txt``) and for GPUs (``torch-cuda.txt``, with the CUDA
+libraries that it brings).
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "requirements"
 IMAGES = ("preprocessing", "segmentation", "feature_store", "model_serving", "survival_analytics", "pipelines")
+# Asked for and never imported: feast wants SQLAlchemy with its plugin for this type checker.
+UNREAD = {"mypy"}
+# Held for the files that they ship: what their code would need is not followed.
+DATA_ONLY = {"nilearn"}
 TORCH = ("torch-cpu.txt", "torch-cuda.txt")
 # Any 3.11 will do: what only its first releases need is held too. The platform is that of the installation read.
 PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0"}
@@ -44,7 +49,7 @@ def read_pins(*names: str) -> Pins:
 
 
 def packages_of(extra: str) -> set[str]:
-    """Return the canonical names of all packages that an extra of gliaflow needs, torch and its own not followed."""
+    """Return the canonical names of all packages that an extra of gliaflow needs."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     ours = project["optional-dependencies"]
     waiting = [Requirement(f"gliaflow[{extra}]")]
@@ -59,8 +64,12 @@ def packages_of(extra: str) -> set[str]:
             if name == "gliaflow":
                 waiting += [Requirement(text) for text in (ours[part] if part else project["dependencies"])]
                 continue
+            if name in DATA_ONLY:
+                continue
             for text in distribution(name).requires or ():
                 need = Requirement(text)
+                if canonicalize_name(need.name) in UNREAD:
+                    continue
                 if need.marker is None or need.marker.evaluate({**PYTHON, "extra": part}):
                     waiting.append(need)
     return {name for name, _ in done} - {"gliaflow"}

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from pipelines.clients import RemoteService, connect, service_class
+from pipelines.clients import RemoteService, connect
 from pipelines.simulate import SimulateParameters, simulate_cohort
 from services.shared.errors import GliaflowError
 from services.shared.settings import ServiceName, settings
 from services.shared.storage import Storage
-from tests.contracts.servers import START_S, Server
+from tests.contracts.servers import Server
 
 COHORT = "phantom"
 
@@ -32,8 +32,7 @@ class Both:
         """Return the HTTP client of a service, which is started at first."""
         if name not in self._remote:
             self._servers[name] = Server(name, self.there)
-            self._remote[name] = RemoteService(service_class(name), self._servers[name].url)
-            self._remote[name].wait_until_ready(seconds=START_S)
+            self._remote[name] = self._servers[name].client()
         return self._remote[name]
 
     def call(self, name: ServiceName, method: str, request: BaseModel) -> BaseModel:

@@ -6,9 +6,11 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from importlib.metadata import version
 from pathlib import Path
 
+from pipelines.clients import RemoteService, service_class
 from pipelines.serve import serve_command
 from services.shared.settings import ServiceName
 
@@ -25,6 +27,7 @@ class Server:
     """A service behind HTTP, in processes of its own."""
 
     def __init__(self, name: ServiceName, root: Path, **environment: str) -> None:
+        self.name = name
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -46,6 +49,19 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def client(self) -> RemoteService:
+        """Return a client once the server takes requests; its log where it ended or did not become ready."""
+        client = RemoteService(service_class(self.name), self.url)
+        deadline = time.monotonic() + START_S
+        while not client.is_ready():
+            ended = self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                client.close()
+                how = "ended" if ended else f"is not ready after {START_S:g} s"
+                raise RuntimeError(f"{self.name} {how}; it said:\n{self.log.read_text()[-4000:]}")
+            time.sleep(0.1)
+        return client
 
     def stop(self) -> None:
         """End the server and its workers."""

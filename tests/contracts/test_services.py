@@ -65,7 +65,7 @@ from services.shared.settings import SERVICE_NAMES, ServiceName
 from services.shared.storage import Storage
 from services.shared.trained_network import save_network
 from services.shared.volume import write_volume
-from tests.contracts.servers import START_S
+from tests.contracts.servers import Server
 
 pytestmark = pytest.mark.xdist_group("contracts")
 
@@ -290,10 +290,9 @@ def test_server_listens_on_loopback_only(both) -> None:
         httpx.get(f"http://127.0.0.2:{port}/readyz", trust_env=False, timeout=2)
 
 
-def test_token_is_asked_for_and_health_is_open(start_server: Callable[..., object]) -> None:
+def test_token_is_asked_for_and_health_is_open(start_server: Callable[..., Server]) -> None:
     server = start_server("segmentation", GLIAFLOW_TOKEN="right", GLIAFLOW_MAX_REQUEST_MB="1")
-    client = RemoteService(service_class("segmentation"), server.url)
-    client.wait_until_ready(seconds=START_S)
+    client = server.client()
     with pytest.raises(Unauthorised, match="GLIAFLOW_TOKEN"):
         client.segment(SegmentRequest(case=ABSENT))
     authorised = httpx.Client(base_url=server.url, headers={"Authorization": "Bearer right"}, trust_env=False)
@@ -312,10 +311,9 @@ def test_silent_server_is_named() -> None:
         client.segment(SegmentRequest(case=ABSENT))
 
 
-def test_fault_of_the_service_is_no_fault_of_the_user(start_server: Callable[..., object]) -> None:
+def test_fault_of_the_service_is_no_fault_of_the_user(start_server: Callable[..., Server]) -> None:
     server = start_server("segmentation", GLIAFLOW_STORAGE_ROOT="no-such-protocol://x")
-    client = RemoteService(service_class("segmentation"), server.url)
-    client.wait_until_ready(seconds=START_S)
+    client = server.client()
     with pytest.raises(ServiceFault, match="log"):
         client.segment(SegmentRequest(case=ABSENT))
     client.close()

@@ -13,11 +13,10 @@ import promql_parser
 import pytest
 import yaml
 
-from pipelines.clients import RemoteService, service_class
 from services.model_serving.contracts import PredictRequest, RegisterRequest
 from services.shared.errors import NotFound
 from services.shared.storage import Storage
-from tests.contracts.servers import START_S, Server
+from tests.contracts.servers import Server
 from tests.infra.toy_model import write_toy_model
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
@@ -60,17 +59,15 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     root.mkdir()
     write_toy_model(Storage(root), "studies/phantom/toy/model")
     server = Server("model_serving", root)
-    client = RemoteService(service_class("model_serving"), server.url)
     try:
-        client.wait_until_ready(seconds=START_S)
-        client.register(RegisterRequest(folder="studies/phantom/toy/model"))
-        client.register(RegisterRequest(folder="studies/phantom/toy/model"))
-        client.predict(PredictRequest(model="toy", features={"a": 50.0, "b": None}))
-        with pytest.raises(NotFound):
-            client.predict(PredictRequest(model="none", features={}))
+        with server.client() as client:
+            client.register(RegisterRequest(folder="studies/phantom/toy/model"))
+            client.register(RegisterRequest(folder="studies/phantom/toy/model"))
+            client.predict(PredictRequest(model="toy", features={"a": 50.0, "b": None}))
+            with pytest.raises(NotFound):
+                client.predict(PredictRequest(model="none", features={}))
         text = httpx.get(f"{server.url}/metrics", trust_env=False).text
     finally:
-        client.close()
         server.stop()
     labels: dict[str, set[str]] = {"text": {text}}
     for name, inside in re.findall(r"^(\w+)(?:\{(.*)\})? ", text, re.MULTILINE):

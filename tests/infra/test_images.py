@@ -50,6 +50,8 @@ def test_images_hold_what_the_lock_says_and_no_more(pin: ModuleType) -> None:
         assert set(common | own) == pin.packages_of(image) - {"torch"}
     assert "feast" not in pin.read_pins("segmentation.txt")
     assert not {"prefect", "dvc", "nilearn", "monai"} & set(pin.read_pins("survival_analytics.txt", "common.txt"))
+    assert not {"mypy", "scipy"} & set(pin.read_pins("feature_store.txt", "common.txt"))
+    assert "scikit-learn" not in pin.read_pins("preprocessing.txt", "common.txt")
 
 
 def test_every_line_is_hashed(pin: ModuleType) -> None:
@@ -151,14 +153,17 @@ def test_bill_of_materials_lists_what_is_installed() -> None:
 def test_pruning_takes_tests_and_headers_and_leaves_the_rest(tmp_path: Path) -> None:
     site = tmp_path / "lib" / "python3.11" / "site-packages"
     goes = ["scipy/stats/tests/a.py", "torch/include/b.h", "pandas/c.pyi", "pyarrow/libarrow_flight.so.1"]
-    goes += ["botocore/data/ec2/service.json", "lib.a"]
+    goes += ["botocore/data/ec2/service.json", "lib.a", "feast/ui/build/index.html", "nilearn/image/image.py"]
+    goes += ["nilearn/datasets/data/fsaverage5/white_left.gii.gz"]
     stays = [
         "scipy/stats/a.py",
         "numpy/_core/tests/_natype.py",
         "pyarrow/libarrow.so.1",
+        "pyarrow/libarrow_substrait.so.1",
         "botocore/data/s3/service.json",
     ]
     stays += ["botocore/data/endpoints.json", "botocore/data/sts/service.json", "numpy.libs/libx.so"]
+    stays += ["feast/feature_store.py", "nilearn/__init__.py", "nilearn/datasets/data/mni_icbm152.nii.gz"]
     for name in goes + stays:
         path = site / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.clients import RemoteService, service_class
 from pipelines.rollout.contract import Rollout, RolloutFailed
 from pipelines.rollout.local import LocalRollout
 from services.model_serving import registry
@@ -24,7 +23,7 @@ from services.model_serving.package import (
 )
 from services.model_serving.registry import Registered
 from services.shared.storage import Storage
-from tests.contracts.conftest import Server
+from tests.contracts.servers import Server
 
 MODEL = "grading"
 CARD = ModelCard(
@@ -64,8 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Storage, 
     root.mkdir()
     made = Server("model_serving", root)
     try:
-        with RemoteService(service_class("model_serving"), made.url) as client:
-            client.wait_until_ready(seconds=300)
+        made.client().close()
         yield Storage(root), made
     finally:
         made.stop()
