@@ -94,7 +94,12 @@ def _start_cluster(workers: int) -> LocalCluster:
     bound_threads(max(1, (os.cpu_count() or 1) // workers))
     # No limit on memory: Dask would end a worker at a share of the machine's memory that one large case may need.
     return LocalCluster(
-        n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None, memory_limit=0
+        n_workers=workers,
+        threads_per_worker=1,
+        host="127.0.0.1",
+        dashboard_address=None,
+        scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # else its web page wants port 8787 of every run
+        memory_limit=0,
     )
 
 
