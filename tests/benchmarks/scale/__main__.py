@@ -9,8 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import psutil
-
 from pipelines.simulate import SimulateParameters, simulate_cohort
 from services.shared.settings import quiet_libraries, settings
 from services.shared.storage import Storage
@@ -66,8 +64,6 @@ def measure(cases: int, images: Path) -> dict:
             "light": {runner: measure_light(root, runner) for runner in RUNNERS},
             "real": {runner: measure_real(root / "phantoms", runner) for runner in RUNNERS},
             "stages": measure_stages(root / "stages", images),
-            "load": os.getloadavg()[0],
-            "busy_percent": psutil.cpu_percent(interval=1.0),
         }
 
 

@@ -36,6 +36,12 @@ def seconds() -> Seconds:
     return Seconds(own.user + own.system, server, workers)
 
 
+def busy_seconds() -> float:
+    """Processor seconds of everything that runs on this machine."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system + times.irq + times.softirq
+
+
 def children(word: str) -> list[psutil.Process]:
     """Return the processes below this one whose command line holds a word."""
     return [

@@ -64,14 +64,21 @@ def main(count: int) -> None:
     write_cohort(storage, "light", count)
     direct = time_direct(storage)
     segment_cohort("warm", EXPERT)
+    halfway: list[float] = []
+
+    def look(done: int, total: int, label: str) -> None:
+        if done == total // 2:
+            halfway.append(resident_mb())
+
     memory, before, started = resident_mb(), seconds(), time.perf_counter()
-    outcomes = segment_cohort("light", EXPERT)
+    outcomes = segment_cohort("light", EXPERT, progress=look)
     wall = time.perf_counter() - started
     spent = seconds().since(before)
-    grown = resident_mb() - memory
+    after = resident_mb()
     assert all(outcome.problem is None for outcome in outcomes)
     close_runners()
-    print(json.dumps({"wall": wall, "direct": direct, "memory": memory, "grown": grown, **asdict(spent)}))
+    grown = {"memory": memory, "grown": after - memory, "grown_late": after - halfway[0]}
+    print(json.dumps({"wall": wall, "direct": direct, **grown, **asdict(spent)}))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pipelines.flows.prepare import prepare_cohort
 from pipelines.runners import close_runners
 from services.preprocessing.contracts import PrepareParameters
 from services.shared.storage import open_storage
-from tests.benchmarks.scale.child import WORKER, children, hash_images, seconds
+from tests.benchmarks.scale.child import WORKER, busy_seconds, children, hash_images, seconds
 
 COHORT = "phantom"
 WARM = "warm"
@@ -34,10 +34,10 @@ def main(*, kill: bool) -> None:
             busiest.kill()
             killed.append(busiest.pid)
 
-    before, started = seconds(), time.perf_counter()
+    before, busy, started = seconds(), busy_seconds(), time.perf_counter()
     outcomes = prepare_cohort(COHORT, PARAMETERS, progress=kill_one)
     wall = time.perf_counter() - started
-    spent = seconds().since(before)
+    spent, busy = seconds().since(before), busy_seconds() - busy
     close_runners()
     print(
         json.dumps(
@@ -46,6 +46,7 @@ def main(*, kill: bool) -> None:
                 "quarantined": sum(outcome.problem is not None for outcome in outcomes),
                 "killed": len(killed),
                 "wall": wall,
+                "others": max(0.0, busy - spent.own - spent.server - spent.workers) / wall,
                 "hash": hash_images(storage, f"{OUTPUTS}/{COHORT}"),
                 **asdict(spent),
             }

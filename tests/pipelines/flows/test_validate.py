@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.datasets.release import Release, write_release
 from pipelines.flows.study import run_study
-from pipelines.flows.validate import validate_model
+from pipelines.flows.validate import Validation, predict_patients, validate_model
 from pipelines.modelling.study import StudyParameters
 from pipelines.studies import parameters_of
 from services.model_serving import registry
@@ -52,6 +52,14 @@ def cohorts(storage: Storage) -> Storage:
     return storage
 
 
+def assert_predicts_what_it_wrote(storage: Storage, found: Validation) -> None:
+    """Predictions that are compared between versions are those of the validation."""
+    package = registry.load(storage, registry.resolve(storage, f"{found.model}/{found.version}"))
+    written = pd.read_csv(f"{storage.root}/{found.folder}/predictions.csv", dtype={"case_id": str})
+    told = predict_patients(storage, package, found.cohort).reset_index(drop=True)
+    pd.testing.assert_frame_equal(told, written, check_dtype=False, rtol=1e-9)
+
+
 def test_a_classifier_on_another_cohort(cohorts: Storage) -> None:
     parameters = StudyParameters.model_validate(parameters_of("grading")(permutations=0, folds=3, inner_folds=3))
     registered = run_study("home", "grading", parameters, seed=1)
@@ -65,6 +73,7 @@ def test_a_classifier_on_another_cohort(cohorts: Storage) -> None:
     assert found.metrics["auc"] == pytest.approx(auc(outcome, chance).estimate)
     assert found.metrics["auc"] > 0.8
     assert json.loads(cohorts.read_text(f"{found.folder}/metrics.json")) == found.metrics
+    assert_predicts_what_it_wrote(cohorts, found)
     again = validate_model("grading-home", "away", seed=1)
     assert again.metrics == found.metrics
     with pytest.raises(InvalidTable, match="GENE0"):
@@ -87,6 +96,7 @@ def test_a_signature_on_another_cohort_is_what_the_study_said_of_it(cohorts: Sto
     assert told["validation_away_c_index"] > 0.6
     groups = pd.read_csv(f"{cohorts.root}/{found.folder}/predictions.csv")["group"]
     assert set(groups) == {"low", "high"}
+    assert_predicts_what_it_wrote(cohorts, found)
     with pytest.raises(InvalidTable, match="GENE00"):
         validate_model("ferroptosis-home", "bare", seed=1)
 
