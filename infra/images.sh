@@ -2,6 +2,7 @@
 # Builds and measures the images.
 #   bash infra/images.sh build [IMAGE…]     default: all
 #   bash infra/images.sh sizes              fails where an image is larger than it may be
+#   bash infra/images.sh page               writes their sizes into infra/README.md
 # TORCH=cuda builds the torch images for GPUs; TORCH_INDEX names an index that has torch for CPUs; BASE another base.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -34,17 +35,25 @@ build() {
     done
 }
 
+megabytes_of() { echo $(($(bash infra/engine.sh image inspect --format '{{.Size}}' "$1") / 1000000)); }
+
 sizes() {
-    local image bytes mb allowed failed=0
-    printf '%-20s %8s %8s\n' image MB allowed
+    local image mb allowed failed=0
+    printf '| image | MB | allowed |\n| --- | ---: | ---: |\n'
     for image in "${images[@]}"; do
-        bytes=$(bash infra/engine.sh image inspect --format '{{.Size}}' "gliaflow/$image:$version")
-        mb=$((bytes / 1000000))
+        mb=$(megabytes_of "gliaflow/$image:$version")
         allowed=$(megabytes_allowed "$image")
-        printf '%-20s %8s %8s\n' "$image" "$mb" "$allowed"
+        echo "| $image | $mb | $allowed |"
         [ "$allowed" = - ] || [ "$mb" -le "$allowed" ] || failed=1
     done
     [ "$failed" = 0 ] || { echo "an image is larger than it may be" >&2; exit 1; }
+}
+
+page() {
+    local table base
+    base=${BASE:-$(sed -n 's/^ARG BASE=//p' infra/docker/Dockerfile)}
+    table=$(sizes; echo; echo "The base that stood for \`${base##*/}\` is $(megabytes_of "$base") MB of each; torch is the \`$torch\` build.")
+    TABLE=$table perl -0pi -e 's/(<!-- begin sizes[^\n]*\n).*?(<!-- end sizes -->)/$1\n$ENV{TABLE}\n\n$2/s' infra/README.md
 }
 
 verb=${1:-help}
@@ -52,5 +61,6 @@ shift || true
 case $verb in
     build) if [ $# = 0 ]; then build "${images[@]}"; else build "$@"; fi ;;
     sizes) sizes ;;
-    *) sed -n '2,6p' "$0"; exit 2 ;;
+    page) page ;;
+    *) sed -n '2,7p' "$0"; exit 2 ;;
 esac

@@ -20,7 +20,7 @@ if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
     start() { compose up --detach --wait; }
 else
     command -v podman-compose >/dev/null || { echo "needs docker compose or podman-compose" >&2; exit 1; }
-    compose() { podman-compose -f "$file" -p "$COMPOSE_PROJECT_NAME" "$@"; }
+    compose() { podman-compose --podman-path "$PWD/infra/engine.sh" -f "$file" -p "$COMPOSE_PROJECT_NAME" "$@"; }
     # Podman keeps no clock of its own for health checks, so they are asked here, in the order of depends_on.
     start() {
         local name
@@ -28,7 +28,7 @@ else
         image_or_stand_in prometheus
         compose up --detach --no-deps database online-features object-store
         for name in database online-features object-store; do wait_healthy "$name"; done
-        compose run --rm --no-deps bucket
+        compose run -T --rm --no-deps bucket
         compose up --detach --no-deps prefect preprocessing segmentation feature_store model_serving survival_analytics prometheus
         for name in prefect preprocessing segmentation feature_store model_serving survival_analytics prometheus; do
             wait_healthy "$name"

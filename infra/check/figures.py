@@ -1,17 +1,23 @@
-"""What Prefect and Prometheus know of the small cohort. Reads the passwords of infra/.env from the environment."""
+"""What Prefect and Prometheus know of the small cohort, and whether alerts and dashboards read it.
+
+Reads the passwords of infra/.env from the environment.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
 import os
+import re
 import sys
 import time
 import urllib.parse
 import urllib.request
+from pathlib import Path
 
 PREFECT = "http://127.0.0.1:4200/api"
 PROMETHEUS = "http://127.0.0.1:9090/api/v1"
+DASHBOARDS = Path(__file__).resolve().parents[1] / "grafana" / "dashboards"
 FLOWS = {"prepare", "segment", "extract", "study"}
 ANSWERS = {("prepare", "computed"): 3, ("segment", "computed"): 3, ("extract", "computed"): 3, ("extract", "cached"): 3}
 
@@ -42,6 +48,25 @@ def samples(query: str) -> list[tuple[dict[str, str], float]]:
     return [(entry["metric"], float(entry["value"][1])) for entry in answer["data"]["result"]]
 
 
+def rule_states() -> dict[str, str]:
+    """Return the state of each alert: inactive, pending or firing; or the fault of its evaluation."""
+    groups = ask(f"{PROMETHEUS}/rules")["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    return {rule["name"]: rule["state"] if rule["health"] == "ok" else f"{rule['health']}: {rule}" for rule in rules}
+
+
+def drawn(dashboard: Path) -> tuple[int, int]:
+    """Return how many of a dashboard's queries, asked as Grafana would, have an answer, and how many there are."""
+    queries = [
+        target["expr"] for panel in json.loads(dashboard.read_text())["panels"] for target in panel.get("targets", ())
+    ]
+    found = 0
+    for query in queries:
+        asked = query.replace("$__rate_interval", "4m").replace("$__range", "1h")
+        found += bool(samples(re.sub(r"\$\w+", ".*", asked)))
+    return found, len(queries)
+
+
 def main() -> None:
     """Compare, and say what is missing."""
     runs = flow_runs()
@@ -64,6 +89,15 @@ def main() -> None:
     sys.stdout.write(f"Prometheus: {answers}, {predictions:g} predictions, targets down: {down or 'none'}\n")
     if down or predictions < 40:
         sys.exit("a target is down or predictions were not counted")
+    rules = rule_states()
+    sys.stdout.write(f"Alerts: {rules}\n")
+    if not rules or not set(rules.values()) <= {"inactive", "pending", "firing"}:
+        sys.exit("an alert cannot be evaluated")
+    for dashboard in sorted(DASHBOARDS.glob("*.json")):
+        found, asked = drawn(dashboard)
+        sys.stdout.write(f"Dashboard {dashboard.stem}: {found} of {asked} queries have something to draw\n")
+        if not found:
+            sys.exit(f"the dashboard {dashboard.stem} draws nothing of this cohort")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ find . -path ./numpy -prune -o -type d -name tests -print0 | xargs -0 --no-run-i
 # What is only compiled against, or read by type checkers
 find . -type d -name include -prune -print0 | xargs -0 --no-run-if-empty rm -rf
 find . -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.a' \) -delete
-# Arrow's RPC and query plans
-rm -f pyarrow/libarrow_flight.so* pyarrow/libarrow_substrait.so*
+# Arrow's RPC; its query plans stay, since the rest is linked to them.
+rm -f pyarrow/libarrow_flight.so*
 # Feast's web page is not served, and of nilearn only the atlas is read.
 rm -rf feast/ui
 [ ! -d nilearn ] || find nilearn -type f ! -name '*.nii.gz' ! -path nilearn/__init__.py -delete

@@ -159,6 +159,7 @@ def test_pruning_takes_tests_and_headers_and_leaves_the_rest(tmp_path: Path) -> 
         "scipy/stats/a.py",
         "numpy/_core/tests/_natype.py",
         "pyarrow/libarrow.so.1",
+        "pyarrow/libarrow_substrait.so.1",
         "botocore/data/s3/service.json",
     ]
     stays += ["botocore/data/endpoints.json", "botocore/data/sts/service.json", "numpy.libs/libx.so"]
