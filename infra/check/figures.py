@@ -56,7 +56,7 @@ def rule_states() -> dict[str, str]:
 
 
 def drawn(dashboard: Path) -> tuple[int, int]:
-    """Return how many of a dashboard's queries, asked as Grafana would, have an answer to draw, and how many there are."""
+    """Return how many of a dashboard's queries, asked as Grafana would, have an answer, and how many there are."""
     queries = [
         target["expr"] for panel in json.loads(dashboard.read_text())["panels"] for target in panel.get("targets", ())
     ]
