@@ -41,11 +41,11 @@ from tests.benchmarks.segmentation import workplace
 SEED = 20240601
 UNSEEN_SEED = SEED + 1
 LEARNT, UNSEEN = 12, 20
-THREADS = 2
+THREADS = 1
 SHOWN = (Region.TC, Region.WT, Region.ET)
 PLANS = {
     3.0: TrainParameters(),
-    2.0: TrainParameters(crops_per_case=6),
+    2.0: TrainParameters(epochs=60, crops_per_case=6),
 }
 
 Dice = dict[Region, float | None]

@@ -94,15 +94,15 @@ def prepare_real(storage: Storage) -> CaseRef | None:
     return imported.case
 
 
-def train(storage: Storage, cases: list[CaseRef]) -> None:
+def train(storage: Storage, cases: list[CaseRef], architectures: list[str]) -> None:
     def told(figures: EpochFigures, epochs: int) -> None:
         print(f"epoch {figures.epoch} of {epochs}: tuning Dice {figures.tuning_dice_mean:.3f}", flush=True)
 
-    for architecture, plan in PLANS.items():
+    for architecture in architectures:
         train_segmentation(
             storage,
             cases,
-            parameters=plan,
+            parameters=PLANS[architecture],
             seed=SEED,
             model=model_of(architecture),
             threads=THREADS,
@@ -231,17 +231,18 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dry", action="store_true", help="write no page")
     parser.add_argument("--root", type=Path, help="folder that keeps phantoms and networks")
+    parser.add_argument("--network", nargs="+", choices=list(PLANS), default=list(PLANS), help="networks to measure")
     options = parser.parse_args(arguments)
     with workplace(options.root) as storage, itk_threads(THREADS):
         cases, unseen = prepare_phantoms(storage)
-        train(storage, cases)
+        train(storage, cases, options.network)
         measured = [("a phantom that it never saw", unseen)]
         if (real := prepare_real(storage)) is not None:
             measured.append(("BraTS2021_00495, which a network of phantoms does not know", real))
         lines = [
             (
                 f"Volumes at 1 mm, {os.cpu_count()} processors, {THREADS} threads, float32, load "
-                "{load}: CPU counts all threads and says more than wall time. Both networks have width 16 and were "
+                "{load}: CPU counts all threads and says more than wall time. Networks have width 16 and were "
                 f"trained by this command on {len(cases)} phantoms (PLANS says how); every way reads the same weights. "
                 f"Goals: a case in {LIMITS_S_GIB[0]} s and {LIMITS_S_GIB[1]} GiB with the fast network, both 4 "
                 "times faster than MONAI's window with equal Dice. Dice: TC / WT / ET with the mask; last column: the "
@@ -249,7 +250,7 @@ def main(arguments: list[str]) -> None:
             ),
             "",
         ]
-        for architecture in PLANS:
+        for architecture in options.network:
             for name, case in measured:
                 lines += [
                     f"{architecture}, {name}:",
@@ -260,7 +261,9 @@ def main(arguments: list[str]) -> None:
                     "",
                 ]
         inputs, _, brain = inputs_of(storage, CaseKeys(unseen))
-        lines += gpu_lines(storage, [model_of(architecture) for architecture in PLANS], inputs, brain.GetSize()[::-1])
+        lines += gpu_lines(
+            storage, [model_of(architecture) for architecture in options.network], inputs, brain.GetSize()[::-1]
+        )
     lines[0] = lines[0].format(load=f"{os.getloadavg()[0]:.1f} at the end")
     print("\n".join(lines))
     if not options.dry:
