@@ -19,7 +19,7 @@ if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
     compose() { docker compose -f "$file" "$@"; }
     start() { compose up --detach --wait; }
 else
-    command -v podman-compose >/dev/null || { echo "needs docker compose or podman-compose" >&2; exit 1; }
+    command -v podman-compose >/dev/null || { echo "needs docker compose, or podman-compose: pip install podman-compose" >&2; exit 1; }
     compose() { podman-compose --podman-path "$PWD/infra/engine.sh" -f "$file" -p "$COMPOSE_PROJECT_NAME" "$@"; }
     # Podman keeps no clock of its own for health checks, so they are asked here, in the order of depends_on.
     start() {

@@ -3,7 +3,7 @@
 set -euo pipefail
 if [ ! -e "$PGDATA.made" ]; then
     rm -rf "$PGDATA"
-    initdb --username="$POSTGRES_USER" --pwfile=<(echo "$POSTGRES_PASSWORD") --auth=scram-sha-256 >/tmp/initdb.log
+    initdb --encoding=UTF8 --locale=C.UTF-8 --username="$POSTGRES_USER" --pwfile=<(echo "$POSTGRES_PASSWORD") --auth=scram-sha-256 >/tmp/initdb.log
     echo "host all all all scram-sha-256" >> "$PGDATA/pg_hba.conf"
     export PGPASSWORD=$POSTGRES_PASSWORD
     pg_ctl start --wait --options="-c listen_addresses='' -c unix_socket_directories=/tmp" >/tmp/first.log
