@@ -76,7 +76,11 @@ def test_two_processes_learn_what_one_would(storage: Storage, tmp_path: Path) ->
     first, second = (
         pd.read_csv(io.StringIO(storage.read_text(f"{model}/training.csv"))) for model in ("models/both", alone.model)
     )
-    np.testing.assert_allclose(first, second, rtol=2e-3, atol=2e-3)
+    losses = ["learning_rate", "training_loss", "tuning_loss"]
+    np.testing.assert_allclose(first[losses], second[losses], rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(
+        first, second, atol=0.02
+    )  # a Dice of small cases counts voxels whose classes all but tie
     for model, other in (("models/both", alone.model), ("models/both-slices", "models/flair-abnormality")):
         with np.load(storage.url(f"{model}/weights.npz")) as both, np.load(storage.url(f"{other}/weights.npz")) as one:
             # Adam makes whole steps of gradients that are all but zero: single weights may go another way.
