@@ -10,7 +10,6 @@ import argparse
 import multiprocessing
 import multiprocessing.connection
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +34,7 @@ from services.segmentation.network import CLASSES
 from services.segmentation.regions import region_dice
 from services.segmentation.segment import segment_case
 from services.segmentation.weights import load_network
-from services.shared.cohort import CaseKeys, Region, Sequence
+from services.shared.cohort import CaseKeys, Region, Sequence, participants_key, read_cohort
 from services.shared.contracts import CaseRef
 from services.shared.settings import settings
 from services.shared.storage import Storage
@@ -89,9 +88,11 @@ def prepare_real(storage: Storage) -> CaseRef | None:
     if not source.is_dir():
         print(f"no {REAL} in the folder that GLIAFLOW_REAL_DATA names: measured on the phantom alone")
         return None
-    ((imported,), _) = import_nifti(storage, source, "brats")
-    prepare_case(storage, imported.case, PrepareParameters())
-    return imported.case
+    if not storage.exists(participants_key("brats")):
+        import_nifti(storage, source, "brats")
+    (case,) = read_cohort(storage, "brats").cases
+    prepare_case(storage, case, PrepareParameters())
+    return case
 
 
 def train(storage: Storage, cases: list[CaseRef], architectures: list[str]) -> None:
@@ -179,8 +180,13 @@ def measure(way: str, root: str, case: CaseRef, model: str, channel: multiproces
         wall, cpu = time.perf_counter(), time.process_time()
         labels = run()
         found.append((time.perf_counter() - wall, time.process_time() - cpu))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    channel.send(Measured(labels, min(w for w, _ in found), min(c for _, c in found), peak))
+    channel.send(Measured(labels, min(w for w, _ in found), min(c for _, c in found), peak_mb()))
+
+
+def peak_mb() -> int:
+    """Return this process's peak memory; getrusage's would be no less than that of the process that started it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) >> 10
 
 
 def in_own_process(way: str, storage: Storage, case: CaseRef, architecture: str) -> Measured:
