@@ -10,12 +10,12 @@ from prefect.cache_policies import NO_CACHE
 
 from pipelines.clients import connect
 from pipelines.flows.study_inputs import (
-    check_networks,
     features_of_release,
     features_of_store,
     reads_store,
     survival_cohort,
 )
+from pipelines.modelling.makers import check_makers
 from pipelines.modelling.outputs import study_folder, write_study
 from pipelines.modelling.study import Progress, StudyParameters
 from pipelines.modelling.survival_study import SurvivalStudyParameters
@@ -82,7 +82,7 @@ def run_study(
         others = {other: survival_cohort(storage, other, name, deep=deep) for other in validation}
         if deep:
             for other in others.values():
-                check_networks(other, training.scale)
+                check_makers(other.scale, training.scale, case=other.name, model=name)
         result = survival_study(name).run(
             training,
             others,
@@ -122,7 +122,7 @@ def run_study(
             excluded=given.excluded,
             progress=progress,
         )
-        write_study(storage, cohort, found)
+        write_study(storage, cohort, found, makers=given.makers)
         beside = tuple(sorted(found.packages))
     # A model of tables must not become the champion of the images' model of the same name.
     model = name if stored else f"{name}-{cohort}"

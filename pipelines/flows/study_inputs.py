@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ from pipelines.datasets.participants import read_participants
 from pipelines.datasets.release import matrix_key, matrix_scale, read_matrix
 from pipelines.ledger import STEPS, Step, read_quarantine, usable_cases
 from pipelines.modelling.held_out import held_out_cases
+from pipelines.modelling.makers import PLATFORM, maker_columns, state_makers
 from pipelines.modelling.outputs import study_folder
 from pipelines.modelling.survival_study import StudyCohort
 from pipelines.modelling.tables import participant_rows, read_feature_table
@@ -20,32 +21,36 @@ from pipelines.studies import Study, kind_of, survival_study
 from services.feature_store.contracts import EntityRow, HistoricalRequest
 from services.feature_store.studies import DEEP, STUDY_DEEP, study_kinds, study_service
 from services.feature_store.tables import scan_timestamps
-from services.model_serving.networks.specification import ImagingSpec
-from services.shared.cohort import CaseKeys, read_cohort
-from services.shared.contracts import CaseRef
+from services.shared.cohort import read_cohort
 from services.shared.errors import InvalidValue, NotFound, TooFewCases
-from services.shared.manifest import read_manifest
 from services.shared.storage import Storage
-from services.shared.trained_network import read_card
 
 RISK_GROUP_STUDY = "ferroptosis"
 
 
 @dataclass(frozen=True)
 class StudyInput:
-    """What a classification learns from: features, class and clinical columns by case, and who is left out for what."""
+    """What a classification learns from: features, class and clinical columns by case, and who is left out for what.
+
+    ``makers`` says who made the deep features, by column of the feature store.
+    """
 
     features: pd.DataFrame
     labels: pd.Series
     clinical: pd.DataFrame
     excluded: dict[str, str]
+    makers: dict[str, str] = field(default_factory=dict)
 
     def without_held_out(self, share: float) -> StudyInput:
         """Return what is left without the patients that are held out."""
         reasons = held_out_cases(map(str, self.features.index), share)
         kept = [label for label in self.features.index if str(label) not in reasons]
         return StudyInput(
-            self.features.loc[kept], self.labels.loc[kept], self.clinical.loc[kept], self.excluded | reasons
+            self.features.loc[kept],
+            self.labels.loc[kept],
+            self.clinical.loc[kept],
+            self.excluded | reasons,
+            self.makers,
         )
 
 
@@ -93,11 +98,14 @@ class StoredFeatures:
         Clinical table of the patients who are studied.
     excluded
         Why a step dropped a case, by case.
+    makers
+        Who made the deep features, by column of the feature store; a cohort's are of one set of networks.
     """
 
     table: pd.DataFrame
     participants: pd.DataFrame
     excluded: dict[str, str]
+    makers: dict[str, str]
 
 
 def read_store(storage: Storage, cohort: str, name: str, *, deep: bool) -> StoredFeatures:
@@ -163,22 +171,12 @@ def read_store(storage: Storage, cohort: str, name: str, *, deep: bool) -> Store
             error.remedy = "run 'gliaflow extract --deep' with this study's networks or sequences first"
         raise
     index = pd.Index([case.id for case in cases], name="case_id")
-    table = pd.DataFrame([row.features for row in answer.rows], index=index, dtype=float)
-    return StoredFeatures(table, members.participants, excluded)
-
-
-def _makers(storage: Storage, cohort: str, table: pd.DataFrame) -> str:
-    """Return what made a cohort's features: this platform, and the networks, of which a cohort has one set."""
-    cases = (CaseRef(cohort=cohort, id=str(label)) for label in table.index)
-    manifests = (read_manifest(storage, CaseKeys(case).manifest(DEEP)) for case in cases)
-    networks = next((manifest.parameters["networks"] for manifest in manifests if manifest is not None), {})
-    starts = {str(column).split("_deep_")[0] for column in table}
-    named = [
-        name
-        for name in (networks if isinstance(networks, dict) else {})
-        if read_card(storage, name, ImagingSpec).spec.column_start in starts
-    ]
-    return ", network ".join(("extracted by gliaflow", *named))
+    columns = list(answer.rows[0].features)
+    names = maker_columns(columns)
+    makers = {name: str(row.features[name]) for row in answer.rows for name in names if row.features.get(name)}
+    values = [column for column in columns if column not in names]
+    table = pd.DataFrame([row.features for row in answer.rows], index=index, columns=values, dtype=float)
+    return StoredFeatures(table, members.participants, excluded, makers)
 
 
 def features_of_store(
@@ -194,7 +192,7 @@ def features_of_store(
     found = read_store(storage, cohort, name, deep=deep)
     dropped = {label: reason for label, reason in found.excluded.items() if label not in found.table.index}
     table, clinic = _with_risk_groups(storage, found.table, found.participants, risk_groups_of)
-    return _with_outcome(table, clinic, module, dropped)
+    return replace(_with_outcome(table, clinic, module, dropped), makers=found.makers)
 
 
 def features_of_release(
@@ -272,7 +270,7 @@ def survival_cohort(
         reasons |= found.excluded
         kept = found.table.index.difference(silent)
         excluded = {label: reason for label, reason in reasons.items() if label not in kept}
-        scale = _makers(storage, cohort, found.table)
+        scale = state_makers(found.makers, map(str, found.table)) or PLATFORM
         return StudyCohort(cohort, found.table, _by_case(found.participants), scale, excluded)
     table = read_matrix(storage, cohort, matrix) if features is None else read_feature_table(features).features
     if participants is None:
@@ -286,30 +284,6 @@ def survival_cohort(
     if features is None:  # the cohort's own clinical table may hold patients without a matrix: the study counts them
         return StudyCohort(cohort, table, _by_case(clinic), scale)
     return StudyCohort(cohort, table, participant_rows(clinic, table.index), scale)
-
-
-def check_networks(cohort: StudyCohort, scale: str | None) -> None:
-    """Check that a cohort's deep features are of the networks that a model learnt from.
-
-    Parameters
-    ----------
-    scale
-        What made the features that the model learnt from.
-
-    Raises
-    ------
-    InvalidValue
-        Where other networks made them: columns of the same names mean something else.
-    """
-    if cohort.scale != scale:
-        raise InvalidValue(
-            "the cohort's deep features are of another network than the model learnt from",
-            case=cohort.name,
-            field="deep features",
-            expected=scale,
-            got=cohort.scale,
-            remedy="name that network in the section extract_deep and run 'gliaflow extract --deep' again",
-        )
 
 
 def _by_case(clinic: pd.DataFrame) -> pd.DataFrame:

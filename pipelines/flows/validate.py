@@ -12,7 +12,6 @@ from prefect import flow
 
 from pipelines.flows.study_inputs import (
     StudyInput,
-    check_networks,
     features_of_release,
     features_of_store,
     reads_store,
@@ -20,6 +19,7 @@ from pipelines.flows.study_inputs import (
 )
 from pipelines.modelling.applied_model import apply_to_cohort, predict_cohort
 from pipelines.modelling.feature_names import kind_of
+from pipelines.modelling.makers import check_makers, state_makers
 from pipelines.modelling.survival_data import SurvivalData
 from pipelines.modelling.survival_validation import judge_package, predict_signature
 from pipelines.studies import STUDIES, ferroptosis, study
@@ -168,7 +168,7 @@ def _signature_input(
     deep = _reads_deep(package) and reads_store(storage, cohort, name, features=features)
     given = survival_cohort(storage, cohort, name, features=features, participants=participants, deep=deep)
     if deep:
-        check_networks(given, package.description.platform)
+        check_makers(given.scale, package.description.platform, case=cohort, model=name)
     if name == ferroptosis.NAME:  # expression comes to the signature's scale first
         return ferroptosis.on_signature_scale(package, given)
     known = [column for column in package.model.columns if column in given.features]
@@ -186,7 +186,10 @@ def _classifier_input(
     name = package.description.study
     if reads_store(storage, cohort, name, features=features):
         deep = _reads_deep(package)
-        return features_of_store(storage, cohort, name, study(name), deep=deep, risk_groups_of=risk_groups_of)
+        given = features_of_store(storage, cohort, name, study(name), deep=deep, risk_groups_of=risk_groups_of)
+        found = state_makers(given.makers, package.model.columns)
+        check_makers(found, package.description.platform, case=cohort, model=name)
+        return given
     return features_of_release(
         storage, cohort, study(name), features=features, participants=participants, risk_groups_of=risk_groups_of
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 
 import pandas as pd
 
+from pipelines.modelling.makers import state_makers
 from pipelines.modelling.study import StudyResult
 from pipelines.modelling.survival_study import SurvivalStudyResult
 from services.model_serving.package import TRAINING_CASES, list_training_cases, pack, write_package
@@ -20,11 +22,18 @@ def study_folder(cohort: str, study: str) -> str:
     return f"studies/{cohort}/{study}"
 
 
-def write_study(storage: Storage, cohort: str, result: StudyResult | SurvivalStudyResult) -> list[str]:
+def write_study(
+    storage: Storage,
+    cohort: str,
+    result: StudyResult | SurvivalStudyResult,
+    *,
+    makers: Mapping[str, str] | None = None,
+) -> list[str]:
     """Write a study below ``studies/<cohort>/<study>/`` and return the keys; the same result gives the same bytes.
 
     ``study.json`` (its kind: classification or survival), ``metrics.json`` (flat), ``flow.json``, ``parameters.json``,
     one CSV for each table, documents as they are, the package ``model/``, and a folder for each further package.
+    ``makers`` says who made the deep features, which each package states of those that its model reads.
     """
     folder = study_folder(cohort, result.study)
     kind, tables, documents = _contents(result)
@@ -42,7 +51,8 @@ def write_study(storage: Storage, cohort: str, result: StudyResult | SurvivalStu
     cases = {TRAINING_CASES: list_training_cases(_training_cases(tables["predictions"]))}
     for name, (model, card) in {**further, "model": (result.model, result.card)}.items():
         training = card.training.model_copy(update={"cohort": cohort})
-        files = pack(model, dataclasses.replace(card, training=training)) | cases
+        platform = state_makers(makers or {}, model.columns) if card.platform is None else card.platform
+        files = pack(model, dataclasses.replace(card, training=training, platform=platform)) | cases
         keys += write_package(storage, f"{folder}/{name}", files)
     for name in ("flow", "parameters", "metrics"):
         key = f"{folder}/{name}.json"

@@ -67,12 +67,16 @@ def define_cohort(storage: Storage, tables: CohortTables) -> Definitions:
         its = [(view, deep_columns(study, [field.name for field in view.features])) for view in deep]
         chosen = {
             RADIOMICS: [view for view in radiomics if view.name in wanted],
-            DEEP: [view[columns] for view, columns in its if columns],
+            DEEP: [view[[*columns, *_makers(view)]] for view, columns in its if columns],
         }
         services += [
             FeatureService(name=study_service(study, kind), features=[*some]) for kind, some in chosen.items() if some
         ]
     return Definitions(case, tuple(sources), tuple(views), tuple(services))
+
+
+def _makers(view: FeatureView) -> list[str]:
+    return [field.name for field in view.features if field.dtype == String]
 
 
 def _field(column: pa.Field) -> Field:

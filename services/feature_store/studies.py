@@ -52,3 +52,12 @@ def deep_columns(study: str, columns: Iterable[str]) -> list[str]:
     """
     pattern = STUDY_DEEP.get(study)
     return [] if pattern is None else [column for column in columns if re.fullmatch(pattern, column)]
+
+
+def maker_column(start: str) -> str:
+    """Return the column that says which network made the deep features that begin alike.
+
+    >>> maker_column("grade_WT")
+    'grade_WT_deep_maker'
+    """
+    return f"{start}_{DEEP}_maker"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from services.feature_store.radiomics import STEP, read_row
-from services.feature_store.studies import DEEP
+from services.feature_store.studies import DEEP, maker_column
 from services.shared.cohort import CaseKeys, Cohort, participants_key, read_cohort
 from services.shared.contracts import CaseRef
 from services.shared.errors import InvalidTable, NotFound
@@ -132,7 +132,7 @@ def write_tables(storage: Storage, name: str, cases: Sequence[CaseRef] | None) -
     return CohortTables(
         radiomics_key(name),
         deep_key(name) if deep else None,
-        len(columns) + len(deep),
+        len(columns) + sum(not pa.types.is_string(values.type) for values in deep.values()),
         len(found),
         tuple(views),
         missing,
@@ -195,14 +195,16 @@ def _radiomic_columns(storage: Storage, name: str, cases: Sequence[CaseRef]) -> 
 
 
 def _deep_columns(storage: Storage, name: str, cases: Sequence[CaseRef]) -> dict[str, pa.Array]:
-    """Return the columns of the cases' deep features; a case without such has none of them."""
+    """Return the columns of the cases' deep features and of who made them; a case without such has none of them."""
     rows: list[dict[str, float | None]] = []
+    makers: list[dict[str, str]] = []
     used: dict[str, str] = {}
     for case in cases:
         keys = CaseKeys(case)
         manifest = read_manifest(storage, keys.manifest(DEEP)) if storage.exists(keys.deep_features) else None
         if manifest is None:
             rows.append({})
+            makers.append({})
             continue
         networks = manifest.parameters.get("networks")
         # Which fold a patient's features come from differs between patients, and is meant to.
@@ -210,6 +212,8 @@ def _deep_columns(storage: Storage, name: str, cases: Sequence[CaseRef]) -> dict
         used.setdefault(json.dumps(said, sort_keys=True), keys.deep_features)
         with storage.local(keys.deep_features) as path:
             rows.append(pq.read_table(path).to_pandas().iloc[0].to_dict())
+        stated = manifest.parameters.get("makers")
+        makers.append(dict(stated) if isinstance(stated, dict) else {})
     if len(used) > 1:
         first, second = list(used.values())[:2]
         raise InvalidTable(
@@ -220,7 +224,11 @@ def _deep_columns(storage: Storage, name: str, cases: Sequence[CaseRef]) -> dict
             remedy="run 'gliaflow extract --deep' on all cases again",
         )
     names = sorted({str(feature) for row in rows for feature in row})
-    return {feature: pa.array([present(row.get(feature)) for row in rows], pa.float64()) for feature in names}
+    starts = sorted({start for row in makers for start in row})
+    return {
+        **{feature: pa.array([present(row.get(feature)) for row in rows], pa.float64()) for feature in names},
+        **{maker_column(start): pa.array([row.get(start) for row in makers], pa.string()) for start in starts},
+    }
 
 
 def _clinical_columns(cohort: Cohort, with_features: set[str]) -> dict[str, pa.Array]:

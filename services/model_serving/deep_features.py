@@ -5,6 +5,9 @@ come from the fold in whose training he took no part; of a network that saw nobo
 Networks of different folds have axes of their own: they share their first weights, and each feature is standardised
 by the training patients of its network, so that folds compare as far as they can. So are its answers: the log-odds of
 a class, and the risk less the mean of its training patients.
+
+The manifest states who made the features of each view: a network by its folder and the hash of its final weights,
+whichever fold spoke, so that features of a network and of the one that was trained in its place are not taken for one.
 """
 
 from __future__ import annotations
@@ -71,6 +74,11 @@ def extract_deep(storage: Storage, request: DeepRequest) -> DeepResult:
             verified_sha256(storage, folder, ImagingSpec)
             inputs |= {card_key(folder), weights_key(folder), statistics_key(folder)}
         start = name_start(storage, parameters.weights)
+        makers = {
+            spec.column_start: f"{model} {read_card(storage, model, ImagingSpec).weights_sha256}"
+            for model, spec in specs.items()
+        }
+        makers |= {f"{s}_{r}": f"ResNet-34 {start}" for s in parameters.sequences for r in parameters.regions}
     except GliaflowError as error:
         raise error.with_context(case=str(case), step=STEP) from None
 
@@ -101,6 +109,7 @@ def extract_deep(storage: Storage, request: DeepRequest) -> DeepResult:
         parameters={
             "start": start,
             "networks": chosen,
+            "makers": makers,
             **parameters.model_dump(mode="json", include={"sequences", "regions", "source"}),
         },
         packages=["SimpleITK", "monai", "numpy", "torch"],

@@ -1,4 +1,4 @@
-"""Survival studies of cohorts of images: features and networks' risks come from the feature store."""
+"""Studies of cohorts of images: features and what networks say come from the feature store."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from services.feature_store.radiomics import STEP, STEP_VERSION, CaseFeatures, w
 from services.feature_store.store import online_features, register_cohort
 from services.feature_store.studies import DEEP
 from services.model_serving import registry
-from services.model_serving.networks.specification import PAPER_SPECS, Architecture, build_network
+from services.model_serving.networks.specification import PAPER_SPECS, Architecture
 from services.shared.cohort import CaseKeys, write_participants
 from services.shared.contracts import CaseRef
 from services.shared.errors import InvalidValue, NotFound
 from services.shared.manifest import run_step
 from services.shared.storage import Storage
-from services.shared.trained_network import save_network
 
 pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
 
 RISK = "diffusionsurvival_WT_deep_risk"
 POOLED = tuple(f"gradesurvival_WT_deep_{n}" for n in (1, 2))
+GRADE = "grade_WT_deep_1"
 RADIOMICS = tuple(
     f"{sequence}_{region}_original_firstorder_{name}"
     for sequence in ("T1c", "T1w", "FLAIR")
     for region in ("WT", "TC", "ET")
     for name in ("Mean", "Range")
 )
-NETWORKS: tuple[Architecture, ...] = ("diffusion_survival", "grade_survival")
+NETWORKS: tuple[Architecture, ...] = ("diffusion_survival", "grade_survival", "grade")
 QUICK = {"folds": 3, "permutations": 2, "bootstraps": 100, "horizons_months": (12, 24)}
 
 
@@ -48,6 +48,7 @@ def write_rows(
     deep: Mapping[str, float] | None,
     *,
     network: str = "models/imaging",
+    weights: str = "0a1b",
 ) -> None:
     """Write a case's rows as the steps leave them; a patient whose deep row is None has none."""
     keys = CaseKeys(case)
@@ -70,7 +71,9 @@ def write_rows(
     if deep is not None:
         with storage.publish(keys.deep_features) as path:
             pd.DataFrame([dict(deep)], index=pd.Index([case.id], name="case_id")).to_parquet(path)
-        made(DEEP, "3", keys.deep_features, {"networks": {f"{network}/{name}": network for name in NETWORKS}})
+        networks = {f"{network}/{name}": PAPER_SPECS[name].column_start for name in NETWORKS}
+        makers = {start: f"{folder} {weights}" for folder, start in networks.items()}
+        made(DEEP, "3", keys.deep_features, {"networks": dict.fromkeys(networks, network), "makers": makers})
 
 
 def write_cohort(storage: Storage, name: str, *, patients: int, seed: int, permuted: bool = False, **how: str) -> None:
@@ -90,6 +93,7 @@ def write_cohort(storage: Storage, name: str, *, patients: int, seed: int, permu
         radiomics["T1c_WT_original_firstorder_Range"] = float(mark[number])
         deep = {RISK: float(told[number]) if number < patients - 2 else np.nan, "diffusionsurvival_WT_deep_1": 0.5}
         deep |= {POOLED[0]: float(told[number]), POOLED[1]: float(rng.normal()), "gradesurvival_WT_deep_risk": 7.0}
+        deep |= {GRADE: number % 5 + 0.1 * risk[number]}
         write_rows(storage, case, radiomics, None if number == patients - 1 else deep, **how)
         rows.append(
             {
@@ -109,16 +113,15 @@ def write_cohort(storage: Storage, name: str, *, patients: int, seed: int, permu
 @pytest.fixture
 def cohorts(storage: Storage) -> Storage:
     """A cohort to learn from, and one to validate on."""
-    for architecture in NETWORKS:
-        spec = PAPER_SPECS[architecture].model_copy(update={"width": 4})
-        save_network(storage, f"models/imaging/{architecture}", spec, build_network(spec).state_dict(), training={})
     write_cohort(storage, "home", patients=120, seed=1)
     write_cohort(storage, "away", patients=90, seed=2)
     return storage
 
 
 def study(name: str, *, cohort: str = "home", **options: object):
-    parameters = parameters_of(name).model_validate(QUICK | ({"trees": 20, "repeats": 1} if "grad" in name else {}))
+    kind = parameters_of(name)
+    quick = QUICK | ({"trees": 20, "repeats": 1} if "trees" in kind.model_fields else {})
+    parameters = kind.model_validate({field: value for field, value in quick.items() if field in kind.model_fields})
     return run_study(cohort, name, parameters, seed=3, **options)
 
 
@@ -132,7 +135,7 @@ def test_the_risk_of_a_network_is_the_signature(cohorts: Storage) -> None:
     package = registry.load(cohorts, registry.resolve(cohorts, "diffusion"))
     assert package.model.columns == (RISK,)
     assert "a network reads" in package.description.intended_use
-    assert package.description.platform == "extracted by gliaflow, network models/imaging/diffusion_survival"
+    assert package.description.platform == "extracted by gliaflow, network models/imaging/diffusion_survival 0a1b"
     metrics, flow = written(cohorts, "diffusion", "metrics"), written(cohorts, "diffusion", "flow")
     assert flow["patients_excluded"]["home119"] == flow["patients_excluded"]["home118"]
     assert set(flow["parts"]) == {"train", "internal"}  # nobody is set aside for tuning
@@ -207,16 +210,31 @@ def test_the_genes_risk_group_is_looked_for_in_a_cohorts_own_images(cohorts: Sto
     assert written(cohorts, "ferroptosis_imaging", "flow")["patients_studied"] == 100
 
 
+@pytest.mark.parametrize("other", [{"network": "models/elsewhere"}, {"weights": "2c3d"}])
+@pytest.mark.parametrize(("name", "network"), [("diffusion", "diffusion_survival"), ("grading", "grade")])
+def test_features_of_another_network_are_refused(
+    cohorts: Storage, other: dict[str, str], name: str, network: str
+) -> None:
+    """Of a network elsewhere, and of one that was trained again in its place."""
+    write_cohort(cohorts, "other", patients=30, seed=5, **other)
+    if name == "diffusion":
+        with pytest.raises(InvalidValue, match="another network"):
+            study("diffusion", deep=True, validation=("other",))
+    study(name, deep=True)
+    assert validate_model(name, "away", seed=1).metrics["patients"] > 80
+    assert predict_case(CaseRef(cohort="away", id="away003"), name).model == name
+    with pytest.raises(InvalidValue, match="another network"):
+        validate_model(name, "other", seed=1)
+    with pytest.raises(InvalidValue, match="another network") as refused:
+        predict_case(CaseRef(cohort="other", id="other003"), name)
+    assert refused.value.expected == f"extracted by gliaflow, network models/imaging/{network} 0a1b"
+    assert "extract --deep" in refused.value.remedy
+
+
 def test_what_the_store_does_not_hold_is_said(cohorts: Storage) -> None:
     with pytest.raises(NotFound, match="no radiomic features") as plain:
         study("diffusion")
     assert "--deep" in plain.value.remedy
-    write_cohort(cohorts, "other", patients=30, seed=5, network="models/elsewhere")
-    for architecture in NETWORKS:
-        spec = PAPER_SPECS[architecture].model_copy(update={"width": 4})
-        save_network(cohorts, f"models/elsewhere/{architecture}", spec, build_network(spec).state_dict(), training={})
-    with pytest.raises(InvalidValue, match="another network"):
-        study("diffusion", deep=True, validation=("other",))
     with pytest.raises(InvalidValue, match="from a table"):
         study("ferroptosis", deep=True)
     with pytest.raises(InvalidValue, match="takes no deep features"):
