@@ -3,11 +3,17 @@
 #   bash infra/images.sh build [IMAGE…]     default: all
 #   bash infra/images.sh sizes              fails where an image is larger than it may be
 #   bash infra/images.sh page               writes their sizes into infra/README.md
-# TORCH=cuda builds the torch images for GPUs; TORCH_INDEX names an index that has torch for CPUs; BASE another base.
+# TORCH=cuda is for GPUs: the same images with torch's CUDA build, and -cuda behind their version. TORCH_INDEX names an
+# index that has torch for CPUs; BASE another base.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
 torch=${TORCH:-cpu}
+case $torch in
+    cpu) tag=$version ;;
+    cuda) tag=$version-cuda ;;
+    *) echo "TORCH is cpu or cuda, not $torch" >&2; exit 2 ;;
+esac
 images=(preprocessing segmentation feature_store model_serving survival_analytics pipelines)
 
 torch_of() {
@@ -27,11 +33,11 @@ build() {
         arguments+=(--build-arg "VERSION=$version" --build-arg "REVISION=$(git rev-parse HEAD)")
         [ -z "${TORCH_INDEX:-}" ] || arguments+=(--build-arg "TORCH_INDEX=$TORCH_INDEX")
         [ -z "${BASE:-}" ] || arguments+=(--build-arg "BASE=$BASE")
-        echo "== gliaflow/$image:$version"
-        bash infra/engine.sh build -f infra/docker/Dockerfile "${arguments[@]}" -t "gliaflow/$image:$version" .
+        echo "== gliaflow/$image:$tag"
+        bash infra/engine.sh build -f infra/docker/Dockerfile "${arguments[@]}" -t "gliaflow/$image:$tag" .
         mkdir -p build/sbom
-        bash infra/engine.sh run --rm "gliaflow/$image:$version" cat /usr/share/gliaflow/sbom.cdx.json \
-            > "build/sbom/$image.cdx.json"
+        bash infra/engine.sh run --rm "gliaflow/$image:$tag" cat /usr/share/gliaflow/sbom.cdx.json \
+            > "build/sbom/$image-$tag.cdx.json"
     done
 }
 
@@ -41,7 +47,7 @@ sizes() {
     local image mb allowed failed=0
     printf '| image | MB | allowed |\n| --- | ---: | ---: |\n'
     for image in "${images[@]}"; do
-        mb=$(megabytes_of "gliaflow/$image:$version")
+        mb=$(megabytes_of "gliaflow/$image:$tag")
         allowed=$(megabytes_allowed "$image")
         echo "| $image | $mb | $allowed |"
         [ "$allowed" = - ] || [ "$mb" -le "$allowed" ] || failed=1
@@ -62,5 +68,5 @@ case $verb in
     build) if [ $# = 0 ]; then build "${images[@]}"; else build "$@"; fi ;;
     sizes) sizes ;;
     page) page ;;
-    *) sed -n '2,7p' "$0"; exit 2 ;;
+    *) sed -n '2,8p' "$0"; exit 2 ;;
 esac
