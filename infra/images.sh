@@ -2,7 +2,7 @@
 # Builds and measures the images.
 #   bash infra/images.sh build [IMAGE…]     default: all
 #   bash infra/images.sh sizes              fails where an image is larger than it may be
-#   bash infra/images.sh page               writes their sizes into infra/README.md
+#   bash infra/images.sh page               writes their sizes into the section of infra/README.md for this TORCH
 # TORCH=cuda is for GPUs: the same images with torch's CUDA build, and -cuda behind their version. TORCH_INDEX names an
 # index that has torch for CPUs; BASE another base.
 set -euo pipefail
@@ -20,8 +20,8 @@ torch_of() {
     case $1 in segmentation | model_serving | pipelines) echo "$torch" ;; *) echo none ;; esac
 }
 
-megabytes_allowed() { # of images for CPUs; pipelines holds everything and has no bound
-    case $1 in segmentation | model_serving) echo 2000 ;; pipelines) echo - ;; *) echo 900 ;; esac
+megabytes_allowed() { # pipelines holds everything and has no bound
+    case $1-$(torch_of "$1") in pipelines-*) echo - ;; *-none) echo 900 ;; *-cpu) echo 2000 ;; *-cuda) echo 6000 ;; esac
 }
 
 build() {
@@ -56,10 +56,12 @@ sizes() {
 }
 
 page() {
-    local table base
+    local table base begin
     base=${BASE:-$(sed -n 's/^ARG BASE=//p' infra/docker/Dockerfile)}
+    begin=$(sed -n "/<!-- begin sizes-$torch: /=" infra/README.md)
+    [ -n "$begin" ] || { echo "infra/README.md has no section sizes-$torch" >&2; exit 1; }
     table=$(sizes; echo; echo "The base that stood for \`${base##*/}\` is $(megabytes_of "$base") MB of each; torch is the \`$torch\` build.")
-    TABLE=$table perl -0pi -e 's/(<!-- begin sizes[^\n]*\n).*?(<!-- end sizes -->)/$1\n$ENV{TABLE}\n\n$2/s' infra/README.md
+    TABLE=$table perl -0pi -e "s/(<!-- begin sizes-$torch:[^\n]*\n).*?(<!-- end sizes-$torch -->)/\$1\n\$ENV{TABLE}\n\n\$2/s" infra/README.md
 }
 
 verb=${1:-help}
