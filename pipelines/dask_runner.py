@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from pipelines.runners import call_service
 from services.shared.errors import InvalidValue, MissingDependency, ServiceFault, Unavailable
+from services.shared.processors import available_processors
 from services.shared.settings import ServiceName, bound_threads, settings
 
 CONNECT_S = 10
@@ -91,7 +92,7 @@ class DaskRunner:
 
 
 def _start_cluster(workers: int) -> LocalCluster:
-    bound_threads(max(1, (os.cpu_count() or 1) // workers))
+    bound_threads(max(1, available_processors() // workers))
     # No limit on memory: Dask would end a worker at a share of the machine's memory that one large case may need.
     return LocalCluster(
         n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", memory_limit=0

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from services.shared.processors import available_processors
 from services.shared.settings import SERVICE_NAMES, settings
 from services.shared.storage import open_storage
 
@@ -72,7 +73,7 @@ def _git() -> Check:
 
 
 def _cores() -> Check:
-    cores = os.cpu_count() or 1
+    cores = available_processors()
     workers, runner = settings().workers, settings().runner
     return Check(
         "Processor",

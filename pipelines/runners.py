@@ -6,7 +6,6 @@ Whatever the runner, a case ends with one outcome: what a passing fault stopped 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -20,6 +19,7 @@ from pipelines.outcomes import CaseOutcome, case_outcome
 from pipelines.workers import WorkerLanes
 from services.shared.contracts import CaseRef
 from services.shared.errors import GliaflowError, Unavailable
+from services.shared.processors import available_processors
 from services.shared.settings import ServiceName, Settings, bound_threads, settings
 
 RETRY_DELAYS_S = (1.0, 5.0)
@@ -62,7 +62,7 @@ class ProcessRunner:
     """Computes in resident worker processes of this machine, which share its processors."""
 
     def __init__(self, slots: int) -> None:
-        bound_threads(max(1, (os.cpu_count() or 1) // slots))
+        bound_threads(max(1, available_processors() // slots))
         self.slots = slots
         self.lanes = WorkerLanes(slots)
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pipelines.clients import service_target
 from services.model_serving.registry import check_pins
+from services.shared.device import TORCH_SERVICES, choose_device
 from services.shared.errors import InvalidValue, NotFound
-from services.shared.settings import SERVICE_NAMES, settings
+from services.shared.settings import SERVICE_NAMES, default_threads, settings
 from services.shared.storage import open_storage
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -46,10 +47,15 @@ def serve_service(name: str, *, host: str, port: int) -> None:
     ------
     NotFound, ChangedFile, UnreadableFile
         Where model_serving is pinned to a version that it cannot serve: an orchestrator then sees why at once.
+    InvalidValue
+        Where it must compute on a GPU and there is none.
     """
     command = serve_command(name, host=host, port=port)
     if name == "model_serving":
         check_pins(open_storage())
+    if settings().device.startswith("cuda") and name in TORCH_SERVICES:
+        choose_device()
+    default_threads()
     # Servers of one machine would share BentoML's folder of counts, and each that starts empties it.
     os.environ.setdefault("BENTOML_HOME", str(Path(tempfile.gettempdir()) / f"gliaflow-{name}-{port}"))
     os.execv(command[0], command)  # noqa: S606 - the command is made of checked parts

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Starts the platform of infra/compose.yaml with a fresh storage, runs a small cohort through it over HTTP, looks at what
-# Prefect, Redis and Prometheus know of it, and takes everything down again.
+# Prefect, Redis, Prometheus and Grafana know of it, and takes everything down again.
 #   bash infra/check/compose.sh             KEEP=1 leaves it running
 # With docker compose, all services start, from the public images. Where no registry can be reached it takes podman-compose
-# and stand-ins for the public images (infra/stand-ins); there is none for Grafana, which is then left out.
+# and stand-ins for the public images (infra/stand-ins) that are not there; there is none for Grafana, which is then left
+# out.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 engine() { bash infra/engine.sh "$@"; }
@@ -17,10 +18,12 @@ file=infra/compose.yaml
 
 if docker compose version >/dev/null 2>&1 && docker info >/dev/null 2>&1; then
     compose() { docker compose -f "$file" "$@"; }
+    monitors=(prometheus grafana)
     start() { compose up --detach --wait; }
 else
     command -v podman-compose >/dev/null || { echo "needs docker compose, or podman-compose: pip install podman-compose" >&2; exit 1; }
     compose() { podman-compose --podman-path "$PWD/infra/engine.sh" -f "$file" -p "$COMPOSE_PROJECT_NAME" "$@"; }
+    monitors=(prometheus)
     # Podman keeps no clock of its own for health checks, so they are asked here, in the order of depends_on.
     start() {
         local name
@@ -35,15 +38,24 @@ else
         done
         compose up --detach --no-deps worker
         wait_healthy worker
+        if can_be_had "$(image_of grafana)"; then
+            monitors+=(grafana)
+            compose up --detach --no-deps grafana
+            wait_healthy grafana
+        else
+            say "without Grafana: $(image_of grafana) is not here and cannot be pulled"
+        fi
     }
 fi
 
 image_of() { sed -n "/^  $1:/,/^  [a-z]/s/^    image: //p" "$file" | head -1; }
 
+can_be_had() { engine image inspect "$1" >/dev/null 2>&1 || engine pull --quiet "$1" >/dev/null 2>&1; }
+
 image_or_stand_in() {
     local image
     image=$(image_of "$1")
-    engine image inspect "$image" >/dev/null 2>&1 || engine pull --quiet "$image" >/dev/null 2>&1 || {
+    can_be_had "$image" || {
         say "a stand-in for $image"
         engine build --target "$1" -t "$image" infra/stand-ins
     }
@@ -81,6 +93,6 @@ say "a second time, nothing is computed"
 run extract --params /tmp/check.yaml 2>&1 | tee /dev/stderr | grep -q "3 of them unchanged"
 say "a study on a published table, its model registered and served"
 compose exec -T worker python - < infra/check/study.py
-say "what Prefect and Prometheus know"
-python3 infra/check/figures.py
+say "what Prefect and ${monitors[*]} know"
+python3 infra/check/figures.py "${monitors[@]}"
 say "all of it works"

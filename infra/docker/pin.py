@@ -27,8 +27,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "requirements"
 IMAGES = ("preprocessing", "segmentation", "feature_store", "model_serving", "survival_analytics", "pipelines")
-# Asked for and never imported: feast wants SQLAlchemy with its plugin for this type checker.
-UNREAD = {"mypy"}
+# Asked for and never imported: feast wants SQLAlchemy with its plugin for a type checker, and torch its compiler of
+# networks, which no image could run for want of a C compiler.
+UNREAD = {"mypy", "triton"}
 # Held for the files that they ship: what their code would need is not followed.
 DATA_ONLY = {"nilearn"}
 TORCH = ("torch-cpu.txt", "torch-cuda.txt")
@@ -169,7 +170,7 @@ def write_all() -> None:
     if ("torch", torch) not in read_hashes(FOLDER / "torch-cuda.txt"):
         everything = ask_hashes([f"torch=={torch}"], "--isolated")
         shared = {name for pins in files.values() for name in pins}
-        pins = {name: version for name, version in everything if name not in shared}
+        pins = {name: version for name, version in everything if name not in shared | UNREAD}
         write_file(FOLDER / "torch-cuda.txt", "torch for GPUs, with its CUDA libraries.", pins, everything)
 
 

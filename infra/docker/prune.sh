@@ -18,8 +18,9 @@ rm -rf feast/ui
 if [ -d botocore/data ]; then
     find botocore/data -mindepth 1 -maxdepth 1 -type d ! -name s3 ! -name 'sts' ! -name 'sso*' ! -name signin -print0 | xargs -0 rm -rf
 fi
-# Symbol tables; not of libraries that their wheel relocated (*.libs), which strip would break
-find . -path '*.libs' -prune -o -path ./torch -prune -o -type f -name '*.so*' -size +1M -exec strip --strip-unneeded {} +
+# Symbol tables; not of libraries that their wheel relocated (*.libs), which strip would break, nor of those that hold
+# code for GPUs
+find . -path '*.libs' -prune -o -path ./torch -prune -o -path ./nvidia -prune -o -type f -name '*.so*' -size +1M -exec strip --strip-unneeded {} +
 # A read-only root keeps no bytecode of its own. Templates of modules do not compile, and need not.
 "$1/bin/python" -m compileall -q . >/tmp/not-compiled.log || wc -l /tmp/not-compiled.log
 rm -f /tmp/not-compiled.log

@@ -10,20 +10,23 @@ A service is a class whose endpoints each take one contract and return one contr
 
 ``Segmentation()`` is a plain object whose methods can be called in this process and raise
 :class:`~services.shared.errors.GliaflowError`. ``gliaflow serve segmentation`` puts the same methods behind
-``POST /segment`` with ``/livez``, ``/readyz``, ``/metrics`` and ``/docs.json``; the same errors then arrive as
-problem documents (RFC 9457). A method that is not an endpoint stays in the process; endpoints must not call each
-other on ``self``.
+``POST /segment`` with ``/livez``, ``/readyz``, ``/metrics``, ``/docs.json`` and ``/version``, which tells the device
+too; the same errors then arrive as problem documents (RFC 9457). A method that is not an endpoint stays in the
+process; endpoints must not call each other on ``self``.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import hmac
 import json
 import logging
 from collections.abc import Callable, MutableMapping
 from contextvars import ContextVar
+from dataclasses import asdict
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import TypeVar, cast
 
 import bentoml
@@ -31,6 +34,7 @@ from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.shared.device import where_computed
 from services.shared.errors import GliaflowError, InvalidValue, Problem, TooLarge, Unauthorised
 from services.shared.metrics import count_answer
 from services.shared.settings import ServiceName, settings
@@ -92,7 +96,7 @@ def service(name: ServiceName, *, threads: int = 4) -> Callable[[type[Owner]], t
     def decorate(inner: type[Owner]) -> type[Owner]:
         _names[inner] = name
         made = bentoml.service(name=name, traffic=limits, threads=threads, workers=1)(inner)
-        made.add_asgi_middleware(ServiceFace)
+        made.add_asgi_middleware(ServiceFace, name=name)
         return cast(type[Owner], made)
 
     return decorate
@@ -101,8 +105,9 @@ def service(name: ServiceName, *, threads: int = 4) -> Callable[[type[Owner]], t
 class ServiceFace:
     """ASGI middleware: checks token and size before a request, and turns every error into a problem document."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, name: ServiceName) -> None:
         self.app = app
+        self._name = name
         token = settings().token
         self._token = token.get_secret_value().encode() if token else None
         self._limit = settings().max_request_mb << 20
@@ -117,6 +122,12 @@ class ServiceFace:
         if refusal is not None:
             await _send_problem(send, refusal.to_problem())
             return
+        if (scope["method"], scope["path"]) == ("GET", "/version"):
+            try:  # in a thread of its own: torch may have to be imported
+                await _send_json(send, HTTPStatus.OK, await asyncio.to_thread(self._version))
+            except GliaflowError as error:
+                await _send_problem(send, error.to_problem())
+            return
         carrier: dict[str, Problem] = {}
         reply = _ReplyRewriter(send, carrier)
         mark = _problem_of_request.set(carrier)
@@ -124,6 +135,9 @@ class ServiceFace:
             await self.app(scope, _BoundedReceive(receive, self._limit, carrier), reply)
         finally:
             _problem_of_request.reset(mark)
+
+    def _version(self) -> dict[str, str | None]:
+        return {"service": self._name, "version": version("gliaflow"), **asdict(where_computed(self._name))}
 
     def _refusal(self, path: str, headers: dict[bytes, bytes]) -> GliaflowError | None:
         if self._token is not None and path not in _OPEN_PATHS:
@@ -212,7 +226,11 @@ def _problem_of_reply(status: int, body: bytes) -> Problem:
 
 
 async def _send_problem(send: Send, problem: Problem) -> None:
-    body = json.dumps(problem).encode()
-    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": problem["status"], "headers": headers})
+    await _send_json(send, problem["status"], problem, kind=b"application/problem+json")
+
+
+async def _send_json(send: Send, status: int, content: object, *, kind: bytes = b"application/json") -> None:
+    body = json.dumps(content).encode()
+    headers = [(b"content-type", kind), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -12,6 +12,8 @@ from typing import Literal
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.shared.processors import available_processors
+
 ServiceName = Literal["preprocessing", "segmentation", "feature_store", "model_serving", "survival_analytics"]
 SERVICE_NAMES: tuple[ServiceName, ...] = (
     "preprocessing",
@@ -32,7 +34,7 @@ class Settings(BaseSettings):
     runner: Literal["process", "thread", "dask", "kubernetes"] = Field(
         "process", description="Where per-case work runs"
     )
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="Cases at a time")
+    workers: int = Field(default_factory=available_processors, ge=1, description="Cases at a time")
     device: str = Field("auto", description="Torch device: auto, cpu, cuda, cuda:1 …")
     token: SecretStr | None = Field(None, description="Bearer token that callers of a service must send")
     max_request_mb: int = Field(64, ge=1, description="Largest request body a service accepts")
@@ -121,10 +123,18 @@ def make_prefect_home() -> None:
         Path(home).mkdir(parents=True, exist_ok=True)
 
 
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
+
+
 def bound_threads(count: int) -> None:
     """Bound the threads of numerical libraries in processes that start after this call."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
-        os.environ[name] = str(count)
+    os.environ.update(dict.fromkeys(_THREADS, str(count)))
+
+
+def default_threads() -> None:
+    """Bound them by the processors that this process may use, which libraries do not ask; what the user set stays."""
+    for name in _THREADS:
+        os.environ.setdefault(name, str(available_processors()))
 
 
 def stage_environment(folder: Path, *, storage_root: str) -> dict[str, str]:

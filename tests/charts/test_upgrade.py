@@ -142,6 +142,14 @@ def test_charts_carry_the_version_of_the_software() -> None:
     assert chart("service")["appVersion"] == chart("gliaflow")["appVersion"] == version
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "charts/gliaflow").glob("values-*.yaml")), ids=lambda path: path.stem)
+def test_profiles_with_gpus_take_the_images_for_gpus(path: Path) -> None:
+    values = yaml.safe_load(path.read_text())
+    gpus = any(values.get(name, {}).get("gpu", {}).get("enabled") for name in SERVICE_NAMES)
+    tag = values["global"].get("image", {}).get("tag")
+    assert tag == (f"{chart('gliaflow')['appVersion']}-cuda" if gpus else None)
+
+
 def test_shared_values_and_their_schema_are_said_alike() -> None:
     folders = [ROOT / "charts" / name for name in ("service", "gliaflow")]
     one, other = (yaml.safe_load((folder / "values.yaml").read_text())["global"] for folder in folders)

@@ -16,6 +16,8 @@ from services.shared.settings import ServiceName
 
 IN_IMAGES = bool(os.environ.get("GLIAFLOW_TEST_IMAGES"))
 """Whether the servers are containers of `make images` instead of processes of this installation."""
+FOR_GPUS = IN_IMAGES and os.environ.get("TORCH") == "cuda"
+"""Whether they are the images for GPUs, which are given none here."""
 ENGINE = str(Path(__file__).resolve().parents[2] / "infra" / "engine.sh")
 START_S = 300.0
 """Seconds that a server may take to become ready, as the charts allow."""
@@ -81,6 +83,7 @@ def container_command(name: str, container: str, root: Path, environment: dict[s
     writable = [f"--tmpfs={folder}:rw,size=2g,mode=1777" for folder in ("/tmp", "/var/cache/numba")]
     rights = ["--read-only", "--user=23456:23456", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
     given = [f"--env={key}={value}" for key, value in environment.items()]
+    tag = version("gliaflow") + ("-cuda" if FOR_GPUS else "")
     run = ["bash", ENGINE, "run", "--rm", "--network=host", f"--name={container}", f"--volume={root}:/data"]
     serve = ["gliaflow", "serve", name, "--host", "127.0.0.1", "--port", str(port)]
-    return [*run, *rights, *writable, *given, f"gliaflow/{name}:{version('gliaflow')}", *serve]
+    return [*run, *rights, *writable, *given, f"gliaflow/{name}:{tag}", *serve]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from importlib.metadata import version
 
 import httpx
 import numpy as np
@@ -52,6 +53,7 @@ from services.segmentation.contracts import (
 from services.segmentation.slice_network import SliceNetworkSpec, build_slice_network
 from services.shared.cohort import CaseKeys, Region, Sequence
 from services.shared.contracts import CaseRef
+from services.shared.device import TORCH_SERVICES, choose_device
 from services.shared.errors import (
     InvalidValue,
     MissingSequence,
@@ -65,7 +67,7 @@ from services.shared.settings import SERVICE_NAMES, ServiceName
 from services.shared.storage import Storage
 from services.shared.trained_network import save_network
 from services.shared.volume import write_volume
-from tests.contracts.servers import Server
+from tests.contracts.servers import FOR_GPUS, IN_IMAGES, Server
 
 pytestmark = pytest.mark.xdist_group("contracts")
 
@@ -283,6 +285,20 @@ def test_every_service_tells_of_its_health_and_its_contract(both, name: ServiceN
         assert http.post("/no-such-endpoint", json={}).status_code == 404
 
 
+@pytest.mark.parametrize("name", SERVICE_NAMES)
+def test_every_service_tells_its_version_and_where_it_computes(both, name: ServiceName) -> None:
+    reply = httpx.get(f"{both.server(name).url}/version", trust_env=False)
+    assert reply.headers["content-type"] == "application/json"
+    told = reply.json()
+    assert (told["service"], told["version"]) == (name, version("gliaflow"))
+    if name not in TORCH_SERVICES:
+        assert (told["device"], told["torch"], told["cuda"]) == ("cpu", None, None)
+        return
+    assert told["device"] == ("cpu" if IN_IMAGES else str(choose_device()))
+    assert told["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert (told["cuda"] is not None) == (FOR_GPUS if IN_IMAGES else torch.version.cuda is not None)
+
+
 def test_server_listens_on_loopback_only(both) -> None:
     url = both.server("segmentation").url
     port = url.rsplit(":", 1)[1]
@@ -295,6 +311,7 @@ def test_token_is_asked_for_and_health_is_open(start_server: Callable[..., Serve
     client = server.client()
     with pytest.raises(Unauthorised, match="GLIAFLOW_TOKEN"):
         client.segment(SegmentRequest(case=ABSENT))
+    assert httpx.get(f"{server.url}/version", trust_env=False).status_code == 401
     authorised = httpx.Client(base_url=server.url, headers={"Authorization": "Bearer right"}, trust_env=False)
     assert authorised.post("/segment", json={"case": {"cohort": "c", "id": "a"}}).json()["title"] == "Missing sequence"
     big = authorised.post("/segment", content=b" " * (2 << 20))

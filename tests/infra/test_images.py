@@ -8,11 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib.metadata import distributions
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "infra" / "docker"
@@ -63,6 +65,26 @@ def test_every_line_is_hashed(pin: ModuleType) -> None:
         hashes = pin.read_hashes(path)
         assert len(hashes) == len(pins) > 0
         assert all(hashes.values())
+
+
+def test_torch_for_gpus_is_the_same_torch_and_brings_one_cuda(pin: ModuleType) -> None:
+    cpu, cuda = (pin.read_pins(name) for name in pin.TORCH)
+    assert cpu == {"torch": cuda["torch"]} == {"torch": pin.exact_pins()["torch"]}
+    files = [pin.read_hashes(pin.FOLDER / name)["torch", cpu["torch"]] for name in pin.TORCH]
+    assert set(files[0]).isdisjoint(files[1]), "the build for processors is not the one for GPUs"
+    beside = set(cuda) - {"torch"}
+    assert {"nvidia-cublas", "nvidia-cuda-runtime", "nvidia-cudnn-cu13"} <= beside
+    assert all(name.startswith(("nvidia-", "cuda-")) for name in beside), "torch and its CUDA, nothing else"
+    major = cuda["nvidia-cuda-runtime"].split(".")[0]
+    assert {name.rpartition("-cu")[2] for name in beside if re.search(r"-cu\d+$", name)} == {major}
+    needed = [Requirement(text) for text in distribution("torch").requires or ()]
+    for image in ("segmentation", "model_serving", "pipelines"):
+        held = pin.read_pins("common.txt", f"{image}.txt")
+        assert set(held).isdisjoint(cuda), "each package comes from one file"
+        wanted = {
+            canonicalize_name(need.name) for need in needed if not need.marker or need.marker.evaluate({"extra": ""})
+        }
+        assert wanted <= set(held) | set(cuda) | pin.UNREAD
 
 
 @pytest.mark.parametrize(
