@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent / "dashboards"
-_SOURCE = {"type": "prometheus", "uid": "prometheus"}
 _OURS = 'service_name=~"$service",endpoint!~"/livez|/readyz|/metrics|/healthz"'
 _STEPS = 'endpoint=~"prepare|segment|segment_abnormality|extract"'
 _MODEL = 'model=~"$model"'
@@ -239,11 +238,10 @@ def panel_json(panel: Panel, number: int, x: int, y: int) -> dict[str, object]:
         "title": panel.title,
         "description": panel.help,
         "type": panel.kind,
-        "datasource": _SOURCE,
         "gridPos": {"x": x, "y": y, "w": panel.width, "h": 8},
         "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
         "targets": [
-            {"refId": chr(65 + i), "datasource": _SOURCE, "expr": query, "legendFormat": legend}
+            {"refId": chr(65 + i), "expr": query, "legendFormat": legend}
             for i, (legend, query) in enumerate(panel.queries.items())
         ],
     }
@@ -256,7 +254,6 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, object]:
     choice = {
         "name": name,
         "type": "query",
-        "datasource": _SOURCE,
         "query": f"label_values({metric}, {label})",
         "refresh": 2,
         "includeAll": True,
