@@ -32,7 +32,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.shared.errors import GliaflowError, InvalidValue, Problem, TooLarge, Unauthorised
-from services.shared.metrics import count_answer
+from services.shared.metrics import count_answer, show_answers
 from services.shared.settings import ServiceName, settings
 
 Request = TypeVar("Request", bound=BaseModel)
@@ -92,7 +92,7 @@ def service(name: ServiceName, *, threads: int = 4) -> Callable[[type[Owner]], t
     def decorate(inner: type[Owner]) -> type[Owner]:
         _names[inner] = name
         made = bentoml.service(name=name, traffic=limits, threads=threads, workers=1)(inner)
-        made.add_asgi_middleware(ServiceFace)
+        made.add_asgi_middleware(ServiceFace, name=name, endpoints=tuple(made.apis))
         return cast(type[Owner], made)
 
     return decorate
@@ -101,8 +101,10 @@ def service(name: ServiceName, *, threads: int = 4) -> Callable[[type[Owner]], t
 class ServiceFace:
     """ASGI middleware: checks token and size before a request, and turns every error into a problem document."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, name: ServiceName, endpoints: tuple[str, ...]) -> None:
         self.app = app
+        for each in endpoints:
+            show_answers(name, each)
         token = settings().token
         self._token = token.get_secret_value().encode() if token else None
         self._limit = settings().max_request_mb << 20
