@@ -68,8 +68,13 @@ class Dashboard:
 
 
 def gained(counter: str, window: str) -> str:
-    """Return what a counter gained in a window, also one that appears in it: ``increase`` misses its first value."""
-    return f"increase({counter}[{window}]) and {counter} offset {window} or max_over_time({counter}[{window}])"
+    """Return what a counter gained in a window, also one that appears in it: ``increase`` misses its first value.
+
+    Of a counter that appears, its height is exact where its process was not started anew since.
+    """
+    rise = f"increase({counter}[{window}])"
+    height = f"max_over_time({counter}[{window}]) and resets({counter}[{window}]) == 0"
+    return f"{rise} and {counter} offset {window} or {height} or {rise} + min_over_time({counter}[{window}])"
 
 
 def share_of_features(state: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
@@ -219,7 +220,38 @@ def test_alerts_say_what_is_wrong_and_what_to_do() -> None:
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool: apt-get install prometheus")
 def test_alerts_see_what_appears_at_once() -> None:
-    done = subprocess.run([str(PROMTOOL), "test", "rules", ALERT_TESTS], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(PROMTOOL), "test", "rules", ALERT_TESTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool: apt-get install prometheus")
+def test_what_a_counter_gained_is_exact_unless_it_started_anew(tmp_path: Path) -> None:
+    gained = runpy.run_path(str(INFRA / "grafana/draw.py"))["gained"]("m", "1h")
+    scrapes_of_2h = {
+        "long there": ("0+1x480", 240, 240),
+        "at once, after 100 minutes": ("_x400 8x80", 8, 8),
+        "at once, from 0": ("_x400 0x20 8x60", 8, 8),
+        "started anew after 30": ("_x400 0+1x30 0+1x48", 78, 82),
+        "of the hour before": ("5x480", 0, 0),
+        "ended": ("_x300 7x50", 7, 7),
+    }
+    tests = [
+        {
+            "name": name,
+            "interval": "15s",
+            "input_series": [{"series": "m", "values": values}],
+            "promql_expr_test": [
+                {
+                    "expr": f"({gained}) >= bool {least} and ({gained}) <= {most}",
+                    "eval_time": "2h",
+                    "exp_samples": [{"labels": "{}", "value": 1}],
+                }
+            ],
+        }
+        for name, (values, least, most) in scrapes_of_2h.items()
+    ]
+    (tmp_path / "tests.yaml").write_text(yaml.safe_dump({"tests": tests}))
+    done = subprocess.run([str(PROMTOOL), "test", "rules", "tests.yaml"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
