@@ -70,6 +70,12 @@ def count_answer(service: str, endpoint: str, outcome: str) -> None:
     _metrics().answers.labels(service, endpoint, outcome).inc()
 
 
+def show_answers(service: str, endpoint: str) -> None:
+    """Show an endpoint's answers as 0: Prometheus sees no rise in a count that appears with its first answers."""
+    for outcome in ("computed", "cached", "fault"):
+        _metrics().answers.labels(service, endpoint, outcome)
+
+
 def count_prediction(
     *, model: str, version: str, label: str, probability: float | None, features: int, outside: int, imputed: int
 ) -> None:

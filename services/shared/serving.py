@@ -36,7 +36,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.shared.device import where_computed
 from services.shared.errors import GliaflowError, InvalidValue, Problem, TooLarge, Unauthorised
-from services.shared.metrics import count_answer
+from services.shared.metrics import count_answer, show_answers
 from services.shared.settings import ServiceName, settings
 
 Request = TypeVar("Request", bound=BaseModel)
@@ -96,7 +96,7 @@ def service(name: ServiceName, *, threads: int = 4) -> Callable[[type[Owner]], t
     def decorate(inner: type[Owner]) -> type[Owner]:
         _names[inner] = name
         made = bentoml.service(name=name, traffic=limits, threads=threads, workers=1)(inner)
-        made.add_asgi_middleware(ServiceFace, name=name)
+        made.add_asgi_middleware(ServiceFace, name=name, endpoints=tuple(made.apis))
         return cast(type[Owner], made)
 
     return decorate
@@ -105,9 +105,11 @@ def service(name: ServiceName, *, threads: int = 4) -> Callable[[type[Owner]], t
 class ServiceFace:
     """ASGI middleware: checks token and size before a request, and turns every error into a problem document."""
 
-    def __init__(self, app: ASGIApp, name: ServiceName) -> None:
+    def __init__(self, app: ASGIApp, *, name: ServiceName, endpoints: tuple[str, ...]) -> None:
         self.app = app
         self._name = name
+        for each in endpoints:
+            show_answers(name, each)
         token = settings().token
         self._token = token.get_secret_value().encode() if token else None
         self._limit = settings().max_request_mb << 20
