@@ -1,6 +1,6 @@
 # gliaflow: `make help` lists what can be made.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo results repro test lint format bench images images-check compose-check clean
+.PHONY: help setup demo results repro test lint format bench images images-check compose-check cluster-check clean
 BIN := .venv/bin
 
 help: ## Show this list
@@ -39,6 +39,9 @@ images-check: setup ## Measure the images, and run the contract suite against ea
 
 compose-check: setup ## Start the platform of infra/compose.yaml and run a small cohort through it
 	@bash infra/check/compose.sh
+
+cluster-check: ## Install the chart on the cluster of KUBECONFIG, use it, and take it away (REGISTRY, TAG, STORAGE_CLASS)
+	@bash infra/check/cluster.sh
 
 clean: ## Remove what the demo made; keeps .venv
 	rm -rf workspace

@@ -8,6 +8,9 @@ import typer
 
 from pipelines.cli.app import console
 
+PROMOTING = frozenset({"promote", "rollback", "retrain"})
+"""Steps that roll a model out, and so need the rights of the chart's promoter."""
+
 
 def submit(
     arguments: Annotated[
@@ -25,7 +28,8 @@ def submit(
 
     Options of `submit` come before the step. The job reads and writes the cluster's storage. While it is Pending, the
     reason is shown (no GPU node, a quota, an image that cannot be pulled) where a kubeconfig lets it be read; a job
-    that does not start in time is taken back. Needs PREFECT_API_URL.
+    that does not start in time is taken back. A step that rolls models out runs as the chart's promoter. Needs
+    PREFECT_API_URL.
     """
     from pipelines.flows import jobs
 
@@ -36,6 +40,7 @@ def submit(
         cpu=cpu,
         memory=memory,
         node_selector=_labels(node or []),
+        role="promoter" if arguments[0] in PROMOTING else "job",
     )
     handle = jobs.submit(spec, key=key)
     console.print(f"submit: {spec.name} is flow run {handle.flow_run}", highlight=False)

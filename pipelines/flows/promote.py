@@ -17,6 +17,7 @@ from pipelines.rollout.contract import Rollout, RolloutFailed
 from services.model_serving import registry
 from services.model_serving.registry import Registered
 from services.shared.errors import GliaflowError, InvalidValue, NotFound
+from services.shared.settings import settings
 from services.shared.storage import Storage, open_storage
 
 Say = Callable[[str], None]
@@ -30,8 +31,9 @@ class NotPromoted(GliaflowError):
 
 
 def place_of(storage: Storage, model: str, parameters: RetrainParameters) -> Rollout:
-    """Return where a model is served, as the parameters say."""
-    if parameters.place == "kubernetes":
+    """Return where a model is served: as the parameters say, else on the cluster whose Deployment the settings name."""
+    named = "kubernetes_deployment" in settings().model_fields_set
+    if (parameters.place or ("kubernetes" if named else "local")) == "kubernetes":
         from pipelines.rollout.kubernetes import KubernetesRollout
 
         return KubernetesRollout(model)

@@ -53,7 +53,9 @@ class RetrainParameters(Contract):
     min_new_cases: int = Field(20, ge=1, description="New labelled cases that start a retraining")
     horizon_months: float = Field(24.0, gt=0, description="Time of the Brier score and calibration of a signature")
     allow_schema_change: bool = Field(default=False, description="Whether columns may come, go or change their type")
-    place: Literal["local", "kubernetes"] = Field("local", description="Where the model is served")
+    place: Literal["local", "kubernetes"] | None = Field(
+        None, description="Where the model is served; default the cluster where GLIAFLOW_KUBERNETES_DEPLOYMENT is set"
+    )
     gate: GateThresholds = GateThresholds()
     drift: DriftThresholds = DriftThresholds()
     serving: ServingThresholds = ServingThresholds()

@@ -60,6 +60,11 @@ class Place:
             pytest.skip(reason)
         return self.stand_in
 
+    def require_real(self, reason: str) -> None:
+        """Skip where the stand-in is used."""
+        if self.stand_in is not None:
+            pytest.skip(reason)
+
 
 def connection(kubeconfig: Path, namespace: str, *, inside: bool = False) -> Cluster:
     """Return a connection by a kubeconfig."""

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.cluster.connection import Cluster
-from pipelines.flows.jobs import JobNotStarted, JobSpec, submit, wait
+from pipelines.flows.jobs import JobHandle, JobNotStarted, JobSpec, submit, wait
 from pipelines.flows.segment import segment_cohort
 from pipelines.ledger import read_quarantine
 from services.segmentation.contracts import SegmentParameters
@@ -206,6 +206,21 @@ def test_a_pool_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_label_of_nodes_has_a_value() -> None:
     told = CliRunner().invoke(app, ["submit", "--node", "gpu", "train"])
     assert (told.exit_code, "LABEL=VALUE" in told.output) == (2, True)
+
+
+@pytest.mark.parametrize(("step", "role"), [("promote", "promoter"), ("rollback", "promoter"), ("extract", "job")])
+def test_a_step_that_rolls_models_out_runs_as_promoter(step: str, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[JobSpec] = []
+
+    def remember(spec: JobSpec, *, key: str | None) -> JobHandle:
+        assert key is None
+        found.append(spec)
+        return JobHandle(flow_run=uuid.uuid4(), name=spec.name)
+
+    monkeypatch.setattr("pipelines.flows.jobs.submit", remember)
+    told = CliRunner().invoke(app, ["submit", "--detach", step, "grading"])
+    assert told.exit_code == 0, told.output
+    assert [spec.role for spec in found] == [role]
 
 
 def test_variables_are_those_of_the_charts_template(release: Rendered) -> None:

@@ -6,18 +6,21 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from kubernetes import client
 
 from pipelines.cluster.connection import Cluster
-from pipelines.flows.promote import promote_version, roll_back
+from pipelines.flows.promote import place_of, promote_version, roll_back
 from pipelines.flows.retrain import retrain
 from pipelines.promotion.parameters import RetrainParameters, ServingThresholds
 from pipelines.rollout.contract import RolloutFailed
-from pipelines.rollout.kubernetes import PINS
+from pipelines.rollout.kubernetes import PINS, KubernetesRollout
+from pipelines.rollout.local import LocalRollout
 from services.model_serving import registry
 from services.shared.settings import settings
+from services.shared.storage import Storage
 from tests.kubernetes.conftest import admin, place  # noqa: F401 - fixtures that are shared
 from tests.kubernetes.manifests import DEPLOYMENT, server
 from tests.kubernetes.place import PATIENCE_S, Place, apply, wait_for
@@ -68,6 +71,18 @@ def versions(cluster: Cluster) -> set[str | None]:
     ]
     variables = [{entry.name: entry.value for entry in pod.spec.containers[0].env} for pod in pods]
     return {json.loads(each.get(PINS, "{}")).get(MODEL) for each in variables}
+
+
+def test_the_place_is_the_cluster_that_the_settings_name(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = Storage(tmp_path)
+    assert cluster.namespace
+    assert isinstance(place_of(storage, MODEL, RetrainParameters()), KubernetesRollout)
+    assert isinstance(place_of(storage, MODEL, RetrainParameters(place="local")), LocalRollout)
+    monkeypatch.delenv("GLIAFLOW_KUBERNETES_DEPLOYMENT")
+    settings.cache_clear()
+    assert isinstance(place_of(storage, MODEL, RetrainParameters()), LocalRollout)
 
 
 def test_a_retrained_model_is_served_by_every_pod_and_the_one_before_again(
