@@ -14,7 +14,13 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
 from services.segmentation.contracts import SegmentParameters
-from services.segmentation.network import NetworkSpec, ResidualUNet, channels_last, fold_normalisation
+from services.segmentation.network import (
+    NetworkSpec,
+    RecombinationUNet,
+    ResidualUNet,
+    channels_last,
+    fold_normalisation,
+)
 from services.segmentation.regions import absorb_small_enhancing, fill_holes, remove_small_components
 from services.segmentation.uncertainty import Floats, entropy, expected_dice, mutual_information
 from services.segmentation.weights import load_network, verified_sha256
@@ -27,7 +33,7 @@ from services.shared.volume import require_same_grid, resample
 _CLIP = 5.0  # standard deviations; a few hot vessels or residual skull must not set a case's scale
 _SPACING_TOLERANCE = 0.01
 _LIVE_FEATURES = 6  # feature maps of full size held at once while the finest level runs
-_COARSE_SHARE = 0.25  # of those features, what the next level of a residual U-Net takes: an eighth, twice as wide
+_COARSE_SHARE = 0.25  # of those features, what the next level takes: an eighth, in the residual U-Net twice as wide
 _LEAST_PLANES = 16
 _SLAB_OVERLAP = 8
 _WINDOW_OVERLAP = 0.5
@@ -245,9 +251,9 @@ def predict_probabilities(
     Parameters
     ----------
     memory_mb
-        One pass where the features fit. Else, and where memory runs out all the same, a residual U-Net computes its
-        finest level slab by slab, which changes nothing; another network reads windows of half overlap that are
-        blended with Gaussian weights.
+        One pass where the features fit. Else, and where memory runs out all the same, the finest level is computed
+        slab by slab, which changes nothing; a network with instance normalisation reads windows of half overlap that
+        are blended with Gaussian weights.
     test_time_flips
         Take the mean over the eight ways to mirror the input along its axes.
 
@@ -307,7 +313,7 @@ def in_windows(predictor: Predictor, size: tuple[int, ...], *, memory_mb: int) -
     voxels = (memory_mb << 20) / (4 * _LIVE_FEATURES * spec.width)
     if int(np.prod(size)) <= voxels:
         return None
-    if isinstance(network, ResidualUNet) and network.local:
+    if isinstance(network, ResidualUNet | RecombinationUNet) and network.has_slabs:
         left = voxels / (size[1] * size[2]) - _COARSE_SHARE * size[0] - _SLAB_OVERLAP
         planes = max(int(left) // 2 * 2, _LEAST_PLANES)
         return lambda batch: network.forward_in_slabs(batch, planes=planes)

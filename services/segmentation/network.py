@@ -1,14 +1,14 @@
 """The networks of segmentation: which one a specification says, and their parts.
 
-``residual-unet-3d`` is the fast one: every output voxel depends on a bounded neighbourhood, so that it gives the same
-answer in one pass and in slabs. ``recombination-unet-3d`` is the network of Front Oncol 2022, 969907.
+``residual-unet-3d`` is the fast one: every output voxel depends on a bounded neighbourhood. ``recombination-unet-3d``
+is the network of Front Oncol 2022, 969907. With batch normalisation both give the same answer in one pass and in slabs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, cast
 
 import torch
 from monai.networks.blocks.convolutions import Convolution
@@ -28,6 +28,7 @@ RECOMBINATION_UNET: Architecture = "recombination-unet-3d"
 CLASSES: tuple[Label, ...] = tuple(Label)
 _REDUCING_HALO = 2  # planes of input that the first reduction reads beyond a slab
 _DECODING_HALO = 4  # planes beyond a slab that the stem and the finest residual block read, made even
+_RECOMBINING_HALO = 2  # planes beyond a slab that the finest two recombination blocks read
 _MOST_WIDENING = 8
 
 Normalisation = Literal["batch", "instance"]
@@ -121,13 +122,15 @@ class ResidualUNet(nn.Module):
     ----------
     recompute
         Whether training computes the inside of each block again for the gradient, to save memory.
+    has_slabs
+        Whether ``forward_in_slabs`` gives the logits of one pass; instance normalisation looks at the whole input.
     """
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.levels = spec.levels
         self.recompute = False
-        self.local = spec.normalisation == "batch"
+        self.has_slabs = spec.normalisation == "batch"
         widths = [spec.width * min(2**level, _MOST_WIDENING) for level in range(spec.levels + 1)]
         kind = spec.normalisation
         self.stem = NormalisedConvolution(len(spec.channels), widths[0], normalisation=kind)
@@ -226,6 +229,16 @@ class RecombinationBlock(nn.Sequential):
             ChannelSELayer(3, channels_out),
         )
 
+    def before_excitation(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the features that squeeze-and-excitation weighs, which depend on their neighbourhood alone."""
+        features: torch.Tensor = self[1](self[0](x))
+        return features
+
+    def excitation(self, mean: torch.Tensor) -> torch.Tensor:
+        """Return the weight of each feature, for its mean over the whole input; shape (batch, channels, 1, 1, 1)."""
+        weights: torch.Tensor = cast(ChannelSELayer, self[2]).fc(mean)
+        return weights[:, :, None, None, None]
+
 
 class RecombinationUNet(nn.Module):
     """The paper's network. Input (batch, channels, z, y, x), output logits (batch, classes, z, y, x).
@@ -243,13 +256,14 @@ class RecombinationUNet(nn.Module):
     ----------
     recompute
         Whether training computes the inside of each block again for the gradient, to save memory.
+    has_slabs
+        Whether ``forward_in_slabs`` gives the logits of one pass; instance normalisation looks at the whole input.
     """
-
-    local = False  # squeeze-and-excitation pools over the whole input
 
     def __init__(self, spec: NetworkSpec) -> None:
         super().__init__()
         self.recompute = False
+        self.has_slabs = spec.normalisation == "batch"
         width = spec.width
 
         def block(channels_in: int) -> RecombinationBlock:
@@ -265,15 +279,63 @@ class RecombinationUNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return logits; sides must be multiples of ``2 ** levels``."""
+        fine = self._through(self.context[0], x)
+        coarse = self._below(self.pool(fine))
+        joined = torch.cat([fine, self.upsample[-1](coarse)], dim=1)
+        logits: torch.Tensor = self.head(self._through(self.localisation[-1], joined))
+        return logits
+
+    def forward_in_slabs(self, x: torch.Tensor, *, planes: int) -> torch.Tensor:
+        """Return the same logits with a fraction of the memory: the finest level is computed slab by slab.
+
+        Squeeze-and-excitation weighs a block's features by their means over the whole input. Each of the finest two
+        blocks therefore goes over the slabs twice: once for the means, once for what is made of the weighted features.
+
+        Parameters
+        ----------
+        planes
+            Planes of a slab; a multiple of 2. Slabs overlap by what the finest convolutions read; coarser levels,
+            an eighth of the voxels, are computed whole.
+        """
+        first, last = cast(RecombinationBlock, self.context[0]), cast(RecombinationBlock, self.localisation[-1])
+
+        def each(features: Callable[[int, int], torch.Tensor]) -> Iterator[tuple[int, int, torch.Tensor]]:
+            for start, stop in _slabs(x.shape[2], planes):
+                low = max(start - _RECOMBINING_HALO, 0)
+                part = features(low, min(stop + _RECOMBINING_HALO, x.shape[2]))
+                yield start, stop, part[:, :, start - low : stop - low]
+
+        def weights(block: RecombinationBlock, features: Callable[[int, int], torch.Tensor]) -> torch.Tensor:
+            total = torch.stack([part.sum(dim=(2, 3, 4), dtype=torch.float32) for _, _, part in each(features)])
+            return block.excitation(total.sum(dim=0) / x[0, 0].numel())
+
+        def entering(low: int, high: int) -> torch.Tensor:
+            return first.before_excitation(x[:, :, low:high])
+
+        entry = weights(first, entering)
+        coarse = torch.cat([self.pool(part * entry) for _, _, part in each(entering)], dim=2)
+        coarse = self._below(coarse.contiguous(memory_format=torch.channels_last_3d))
+
+        def leaving(low: int, high: int) -> torch.Tensor:
+            raised = self.upsample[-1](coarse[:, :, low // 2 : high // 2])
+            return last.before_excitation(torch.cat([entering(low, high) * entry, raised], dim=1))
+
+        exit_ = weights(last, leaving)
+        logits = x.new_empty((x.shape[0], self.head.out_channels, *x.shape[2:]))
+        for start, stop, part in each(leaving):
+            logits[:, :, start:stop] = self.head(part * exit_)
+        return logits
+
+    def _below(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the features of the level below the finest, coarser ones joined in."""
         skips: list[torch.Tensor] = []
-        for block in self.context:
+        for block in self.context[1:]:
             x = self._through(block, x)
             skips.append(x)
             x = self.pool(x)
-        for upsample, block in zip(self.upsample, self.localisation, strict=True):
+        for upsample, block in zip(self.upsample[:-1], self.localisation[:-1], strict=True):
             x = self._through(block, torch.cat([skips.pop(), upsample(x)], dim=1))
-        logits: torch.Tensor = self.head(x)
-        return logits
+        return x
 
     def _through(self, block: nn.Module, x: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = recomputed(block, x) if self.recompute and self.training else block(x)

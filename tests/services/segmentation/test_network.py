@@ -7,8 +7,11 @@ from torch import nn
 
 from services.segmentation.network import (
     RECOMBINATION_UNET,
+    RESIDUAL_UNET,
+    Architecture,
     NetworkSpec,
     RecombinationBlock,
+    RecombinationUNet,
     ResidualUNet,
     build_network,
     class_indices,
@@ -95,11 +98,11 @@ def test_labels_become_positions_among_classes() -> None:
     assert class_indices(labels, NetworkSpec().classes).tolist() == [0, 1, 2, 3]
 
 
-def settled(**given: object) -> ResidualUNet:
-    """Return a residual U-Net whose running statistics are those of a trained one, not 0 and 1."""
+def settled(**given: object) -> ResidualUNet | RecombinationUNet:
+    """Return a network, a residual U-Net by default, with running statistics of a trained one, not 0 and 1."""
     torch.manual_seed(0)
     network = build_network(NetworkSpec.model_validate({"width": 4, "levels": 2, **given}))
-    assert isinstance(network, ResidualUNet)
+    assert isinstance(network, ResidualUNet | RecombinationUNet)
     for part in network.modules():
         if isinstance(part, nn.BatchNorm3d):
             part.running_mean.normal_(0, 0.3)
@@ -128,9 +131,10 @@ def test_the_default_is_the_residual_unet_with_as_many_parameters_as_counted_by_
     assert sum(p.numel() for p in network.parameters()) == expected_residual_parameters(16) == 1_831_572
 
 
+@pytest.mark.parametrize("architecture", [RESIDUAL_UNET, RECOMBINATION_UNET])
 @pytest.mark.parametrize(("depth", "planes"), [(24, 8), (24, 10), (20, 16), (12, 64), (16, 2)])
-def test_slabs_give_the_logits_of_one_pass(depth: int, planes: int) -> None:
-    network = settled(levels=2)
+def test_slabs_give_the_logits_of_one_pass(architecture: Architecture, depth: int, planes: int) -> None:
+    network = settled(architecture=architecture, levels=2)
     inputs = torch.randn(1, 4, depth, 12, 16)
     with torch.inference_mode():
         torch.testing.assert_close(network.forward_in_slabs(inputs, planes=planes), network(inputs), rtol=0, atol=1e-5)
