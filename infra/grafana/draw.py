@@ -336,8 +336,7 @@ def options(panel: Panel) -> dict[str, object]:
     """Return the options of a panel's kind."""
     if panel.kind == "timeseries":
         legend = {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []}
-        # Grafana 8 and later read tooltip, Grafana 7 tooltipOptions.
-        return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}, "tooltipOptions": {"mode": "multi"}}
+        return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
     reduce = {"values": False, "calcs": ["lastNotNull"], "fields": ""}
     if panel.kind == "bargauge":
         return {"reduceOptions": reduce, "orientation": "horizontal", "displayMode": "basic", "showUnfilled": True}
@@ -424,7 +423,18 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, object]:
         "refresh": "30s",
         "templating": {"list": [choice_json(choice) for choice in dashboard.choices]},
         "links": [
-            {"type": "dashboards", "tags": ["gliaflow"], "title": "gliaflow", "asDropdown": True, "keepTime": False}
+            {
+                "type": "dashboards",
+                "tags": ["gliaflow"],
+                "title": "gliaflow",
+                "tooltip": "The other dashboards",
+                "icon": "external link",
+                "url": "",
+                "asDropdown": True,
+                "includeVars": False,
+                "keepTime": False,
+                "targetBlank": False,
+            }
         ],
         "panels": panels,
     }
