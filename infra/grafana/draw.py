@@ -58,13 +58,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One dashboard: its choices, panels from left to right and down, and the time that it shows at first."""
+    """One dashboard: its choices, panels from left to right and down, and the time that it shows at first.
+
+    ``points`` bounds those of each line: what is counted over a day costs Prometheus much for each.
+    """
 
     name: str
     title: str
     choices: tuple[Choice, ...]
     panels: tuple[Panel, ...]
     since: str = "now-6h"
+    refresh: str = "30s"
+    points: int | None = None
 
 
 def gained(counter: str, window: str) -> str:
@@ -279,6 +284,8 @@ DASHBOARDS = (
             ),
         ),
         since="now-7d",
+        refresh="5m",
+        points=170,
     ),
     Dashboard(
         "models",
@@ -336,8 +343,7 @@ def options(panel: Panel) -> dict[str, object]:
     """Return the options of a panel's kind."""
     if panel.kind == "timeseries":
         legend = {"showLegend": True, "displayMode": "list", "placement": "bottom", "calcs": []}
-        # Grafana 8 and later read tooltip, Grafana 7 tooltipOptions.
-        return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}, "tooltipOptions": {"mode": "multi"}}
+        return {"legend": legend, "tooltip": {"mode": "multi", "sort": "desc"}}
     reduce = {"values": False, "calcs": ["lastNotNull"], "fields": ""}
     if panel.kind == "bargauge":
         return {"reduceOptions": reduce, "orientation": "horizontal", "displayMode": "basic", "showUnfilled": True}
@@ -406,12 +412,13 @@ def choice_json(choice: Choice) -> dict[str, object]:
 
 def dashboard_json(dashboard: Dashboard) -> dict[str, object]:
     """Return a dashboard as Grafana reads it: panels fill rows from the left; a repeated one has its row alone."""
-    panels = []
+    panels: list[dict[str, object]] = []
+    bound = {} if dashboard.points is None else {"maxDataPoints": dashboard.points}
     x, y, height = 0, 0, 0
     for number, panel in enumerate(dashboard.panels, 1):
         if x + panel.width > _COLUMNS or (panel.repeat and x):
             x, y = 0, y + height
-        panels.append(panel_json(panel, number, x, y))
+        panels.append(panel_json(panel, number, x, y) | bound)
         x, height = _COLUMNS if panel.repeat else x + panel.width, panel.height
     return {
         "uid": f"gliaflow-{dashboard.name}",
@@ -421,10 +428,21 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, object]:
         "graphTooltip": 1,
         "schemaVersion": 39,
         "time": {"from": dashboard.since, "to": "now"},
-        "refresh": "30s",
+        "refresh": dashboard.refresh,
         "templating": {"list": [choice_json(choice) for choice in dashboard.choices]},
         "links": [
-            {"type": "dashboards", "tags": ["gliaflow"], "title": "gliaflow", "asDropdown": True, "keepTime": False}
+            {
+                "type": "dashboards",
+                "tags": ["gliaflow"],
+                "title": "gliaflow",
+                "tooltip": "The other dashboards",
+                "icon": "external link",
+                "url": "",
+                "asDropdown": True,
+                "includeVars": False,
+                "keepTime": False,
+                "targetBlank": False,
+            }
         ],
         "panels": panels,
     }

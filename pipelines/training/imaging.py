@@ -88,7 +88,6 @@ def train_imaging(
     seed: int,
     model: str,
     folds: npt.NDArray[np.int64] | None = None,
-    tuning: Rows | None = None,
     threads: int = 1,
     progress: Progress | None = None,
     live: Path | None = None,
@@ -104,8 +103,6 @@ def train_imaging(
         threads give the same weights, whether or not the training was interrupted.
     folds
         Fold of each patient, for a cross-validation before; none without.
-    tuning
-        Rows of the patients who choose the epoch of the network of all; by default the training sets some aside.
     threads
         Processor cores.
     progress
@@ -150,9 +147,7 @@ def train_imaging(
         derive_seed(seed, 2),
     )
     everybody = np.arange(len(cases))
-    manifest, cached = _train(
-        job, model, cases, outcome, everybody, np.array([], np.int64), derive_seed(seed, 0), tuning
-    )
+    manifest, cached = _train(job, model, cases, outcome, everybody, np.array([], np.int64), derive_seed(seed, 0))
     metrics = {} if predictions is None else imaging_metrics(predictions)
     if predictions is not None and is_first_process():
         storage.write_text(f"{model}/cross_validation.csv", _csv(predictions))
@@ -256,7 +251,6 @@ def _train(
     train: Rows,
     test: Rows,
     seed: int,
-    tuning: Rows | None = None,
 ) -> tuple[Manifest, bool]:
     """Train on some patients and write the network, its course, and what it says of the others."""
     storage, store = job.storage, InputStore(job.storage, job.spec)
@@ -279,7 +273,6 @@ def _train(
                 parameters=job.parameters,
                 seed=seed,
                 folder=folder,
-                tuning=tuning,
                 start_seed=job.start_seed,
                 report=report,
             )
@@ -330,7 +323,7 @@ def _train(
             "outcome": outcome.take(train).describe(),
             "outcome_held_out": outcome.take(test).describe(),
             "start_seed": job.start_seed,
-            "tuning": None if tuning is None else tuning.tolist(),
+            "tuning": None,  # as every trained network's manifest says: without it they would seem stale
             "start_sha256": storage.sha256(job.parameters.start) if job.parameters.start else None,
         },
         packages=_PACKAGES,

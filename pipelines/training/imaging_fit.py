@@ -91,7 +91,6 @@ def fit_network(
     parameters: ImagingTrainParameters,
     seed: int,
     folder: str,
-    tuning: Rows | None = None,
     start_seed: int | None = None,
     report: Report = lambda _: None,
 ) -> ImagingFit:
@@ -101,9 +100,6 @@ def fit_network(
     ----------
     folder
         Key of the folder whose checkpoint of this very training is gone on with.
-    tuning
-        Rows of the patients who choose the epoch; by default a share of each stratum, see
-        :class:`pipelines.training.imaging_parameters.ImagingTrainParameters`.
     start_seed
         Decides the first weights; by default ``seed`` does.
     report
@@ -115,10 +111,7 @@ def fit_network(
         Where the loss stops being finite, or memory does not hold two patients.
     """
     store.fill(cases)
-    if tuning is None:
-        learn, tune = split_tuning(outcome.strata, fraction=parameters.tuning_fraction, seed=derive_seed(seed, 0))
-    else:
-        learn, tune = np.setdiff1d(np.arange(len(cases)), tuning), np.unique(tuning)
+    learn, tune = split_tuning(outcome.strata, fraction=parameters.tuning_fraction, seed=derive_seed(seed, 0))
     check_outcome(outcome.take(learn), [cases[int(row)] for row in learn], store.spec.task)
     first = derive_seed(seed, 1) if start_seed is None else start_seed
     job = _Job(store, tuple(cases), outcome, learn, tune, parameters, seed, first, folder, report)

@@ -219,6 +219,13 @@ def test_alerts_say_what_is_wrong_and_what_to_do() -> None:
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="no promtool: apt-get install prometheus")
+def test_prometheus_takes_its_configuration() -> None:
+    command = [str(PROMTOOL), "check", "config", INFRA / "prometheus/prometheus.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="no promtool: apt-get install prometheus")
 def test_alerts_see_what_appears_at_once() -> None:
     done = subprocess.run([str(PROMTOOL), "test", "rules", ALERT_TESTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -66,6 +66,16 @@ def own_site_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest
     settings.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def shared_server(prefect_server: None) -> Iterator[None]:
+    """Stages find the Prefect server of the tests, so that none of them starts its own."""
+    from prefect.settings import PREFECT_API_URL
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
+        yield
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository that has run its stages once and committed the result."""

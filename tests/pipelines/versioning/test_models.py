@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from services.shared.storage import Storage
 
 from .conftest import git, start
 
-pytestmark = pytest.mark.xdist_group("prefect")
+pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("shared_server")]
 
 PIPELINE = """\
 stages:
@@ -56,16 +55,6 @@ def write(storage: Storage, table: pd.DataFrame, clinic: pd.DataFrame) -> None:
     write_participants(storage, "table", clinic)
     with storage.publish("raw/table/features.parquet") as path:
         table.to_parquet(path)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_server(prefect_server: None) -> Iterator[None]:
-    """Stages find the Prefect server of the tests, so that none of them starts its own."""
-    from prefect.settings import PREFECT_API_URL
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
-        yield
 
 
 @pytest.fixture(scope="module")

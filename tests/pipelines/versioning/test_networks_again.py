@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -24,7 +23,7 @@ from tests.pipelines.training.test_segmentation import write_case
 
 from .conftest import start
 
-pytestmark = pytest.mark.xdist_group("prefect")
+pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("shared_server")]
 
 ROOT = Path(__file__).parents[3]
 PREPARED = "derivatives/preprocessed/demo"
@@ -34,16 +33,6 @@ seed: 3
 train:
   {architecture: recombination-unet-3d, width: 4, levels: 2, epochs: 2, patch_voxels: 16, tuning_fraction: 0.4}
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_server(prefect_server: None) -> Iterator[None]:
-    """Stages find the Prefect server of the tests, so that none of them starts its own."""
-    from prefect.settings import PREFECT_API_URL
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PREFECT_API_URL", str(PREFECT_API_URL.value()))
-        yield
 
 
 def training_stage() -> dict[str, object]:
