@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds and measures the images.
 #   bash infra/images.sh build [IMAGE…]     default: all
-#   bash infra/images.sh sizes              fails where an image is larger than it may be
-#   bash infra/images.sh page               writes their sizes into the section of infra/README.md for this TORCH
+#   bash infra/images.sh sizes [IMAGE…]     fails where an image is larger than it may be
+#   bash infra/images.sh page [IMAGE…]      writes their sizes into the section of infra/README.md for this TORCH
 # TORCH=cuda is for GPUs: the same images with torch's CUDA build, and -cuda behind their version. TORCH_INDEX names an
 # index that has torch for CPUs; BASE another base.
 set -euo pipefail
@@ -21,7 +21,7 @@ torch_of() {
 }
 
 megabytes_allowed() { # pipelines holds everything and has no bound
-    case $1-$(torch_of "$1") in pipelines-*) echo - ;; *-none) echo 900 ;; *-cpu) echo 2000 ;; *-cuda) echo 6000 ;; esac
+    case $1-$(torch_of "$1") in pipelines-*) echo - ;; *-none) echo 900 ;; *-cpu) echo 2000 ;; *-cuda) echo 5500 ;; esac
 }
 
 build() {
@@ -46,7 +46,7 @@ megabytes_of() { echo $(($(bash infra/engine.sh image inspect --format '{{.Size}
 sizes() {
     local image mb allowed failed=0
     printf '| image | MB | allowed |\n| --- | ---: | ---: |\n'
-    for image in "${images[@]}"; do
+    for image in "$@"; do
         mb=$(megabytes_of "gliaflow/$image:$tag")
         allowed=$(megabytes_allowed "$image")
         echo "| $image | $mb | $allowed |"
@@ -60,15 +60,14 @@ page() {
     base=${BASE:-$(sed -n 's/^ARG BASE=//p' infra/docker/Dockerfile)}
     begin=$(sed -n "/<!-- begin sizes-$torch: /=" infra/README.md)
     [ -n "$begin" ] || { echo "infra/README.md has no section sizes-$torch" >&2; exit 1; }
-    table=$(sizes; echo; echo "The base that stood for \`${base##*/}\` is $(megabytes_of "$base") MB of each; torch is the \`$torch\` build.")
+    table=$(sizes "$@"; echo; echo "The base that stood for \`${base##*/}\` is $(megabytes_of "$base") MB of each; torch is the \`$torch\` build.")
     TABLE=$table perl -0pi -e "s/(<!-- begin sizes-$torch:[^\n]*\n).*?(<!-- end sizes-$torch -->)/\$1\n\$ENV{TABLE}\n\n\$2/s" infra/README.md
 }
 
 verb=${1:-help}
 shift || true
+[ $# != 0 ] || set -- "${images[@]}"
 case $verb in
-    build) if [ $# = 0 ]; then build "${images[@]}"; else build "$@"; fi ;;
-    sizes) sizes ;;
-    page) page ;;
+    build | sizes | page) "$verb" "$@" ;;
     *) sed -n '2,8p' "$0"; exit 2 ;;
 esac

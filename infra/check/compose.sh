@@ -85,6 +85,7 @@ trap finish EXIT
 run() { compose exec -T worker gliaflow "$@"; }
 
 say "starting"
+compose down --volumes >/dev/null 2>&1 || true # what a check that was cut off left, with other passwords
 start
 say "three phantom patients through the services"
 compose exec -T worker sh -c 'cat > /tmp/check.yaml' < infra/check/cohort.yaml
