@@ -33,6 +33,8 @@ def delete_job(cluster: Cluster, name: str) -> None:
 
 def refusal_to_create(message: str) -> Trouble:
     """Return the trouble of a pod that the cluster would not even create, from its controller's message."""
+    # The pod that was not made has another name at every try.
+    message = re.sub(r'^(Error creating: )?pods "[^"]*" is forbidden: ', "", message)
     if quota := re.search(r"exceeded quota: ([^,]+)|failed quota: ([^:]+)", message):
         name = quota[1] or quota[2]
         return Trouble(

@@ -80,8 +80,8 @@ def trouble_of(pod: client.V1Pod, events: Iterable[client.CoreV1Event] = ()) -> 
 
 
 def _unscheduled(message: str) -> Trouble:
-    # What the scheduler says of preemption repeats the nodes and explains nothing.
-    said = message.partition(" preemption:")[0].strip()
+    # What the scheduler says of claims and preemption repeats the nodes and explains nothing.
+    said = re.split(r" (?:no new claims to deallocate, )?preemption:", message)[0].strip()
     for pattern, reason, remedy in _UNSCHEDULABLE:
         if re.search(pattern, said, re.IGNORECASE):
             return Trouble(reason=f"Pending, {reason}", message=said, remedy=remedy)

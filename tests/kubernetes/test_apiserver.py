@@ -163,6 +163,24 @@ def test_bookmarks_move_a_watch_on(place: Place, admin: Cluster) -> None:
     assert all(mark["object"]["metadata"]["resourceVersion"] for mark in marks)
 
 
+def test_a_watch_that_begins_with_what_there_is_tells_where_that_ends(admin: Cluster) -> None:
+    apply(admin, settings_map("one", watched="yes"))
+    reply = admin.core.list_namespaced_config_map(
+        admin.namespace,
+        watch=True,
+        send_initial_events=True,
+        resource_version_match="NotOlderThan",
+        allow_watch_bookmarks=True,
+        label_selector="watched=yes",
+        timeout_seconds=2,
+        _preload_content=False,
+    )
+    first, second, *_ = (yaml.safe_load(line) for line in reply.data.splitlines())
+    assert (first["type"], first["object"]["metadata"]["name"]) == ("ADDED", "one")
+    assert second["type"] == "BOOKMARK"
+    assert second["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}
+
+
 def test_nobody_sees_more_than_his_role(place: Place, admin: Cluster) -> None:
     named = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["one"], "verbs": ["get"]}
     subject = {"kind": "ServiceAccount", "name": "reader"}

@@ -79,7 +79,7 @@ def _of_pod(path: str, spec: Object) -> Iterator[tuple[str, str]]:
 def check_quota(store: Store, kind: Kind, namespace: str, entry: Object) -> None:
     """Raise 403 where an object would go over a quota of its namespace."""
     asked = quota_use(entry["spec"]) if kind is PODS else {f"count/{kind.qualified}": Decimal(1)}
-    name = entry["metadata"].get("name") or entry["metadata"].get("generateName", "")
+    name = entry["metadata"].get("name", "")
     for quota in store.list(QUOTAS, namespace):
         hard = amounts(quota["spec"].get("hard", {}))
         if kind is PODS:

@@ -192,18 +192,27 @@ class Api:
         labels, fields = query.get("labelSelector", ""), query.get("fieldSelector", "")
         bookmarks = query.get("allowWatchBookmarks", "") in ("true", "1")
         wanted = query.get("resourceVersion", "")
+        # A list and a watch in one, as newer clients ask for it
+        whole = query.get("sendInitialEvents", "") in ("true", "1")
         seconds = float(query.get("timeoutSeconds", "0") or 0) or 1800.0
 
         def line(what: str, entry: Object) -> bytes:
             return json.dumps({"type": what, "object": entry}).encode() + b"\n"
 
+        def bookmark(version: int, **more: object) -> bytes:
+            metadata = {"resourceVersion": str(version), "creationTimestamp": None, **more}
+            return line("BOOKMARK", {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": metadata})
+
         async def stream() -> AsyncIterator[bytes]:
             loop = asyncio.get_running_loop()
             ends, marks = loop.time() + seconds, loop.time() + BOOKMARK_S
-            version = self.store.version if wanted in ("", "0") else int(wanted)
-            if wanted in ("", "0"):
+            fresh = whole or wanted in ("", "0")
+            version = self.store.version if fresh else int(wanted)
+            if fresh:
                 for entry in self._chosen(kind, namespace, request):
                     yield line("ADDED", entry)
+            if whole:
+                yield bookmark(version, annotations={"k8s.io/initial-events-end": "true"})
             while loop.time() < ends:
                 try:
                     changes = self.store.changes_since(version)
@@ -216,8 +225,7 @@ class Api:
                         yield line(change.type, change.entry)
                 if bookmarks and loop.time() >= marks:
                     marks = loop.time() + BOOKMARK_S
-                    metadata = {"resourceVersion": str(version), "creationTimestamp": None}
-                    yield line("BOOKMARK", {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": metadata})
+                    yield bookmark(version)
                 await asyncio.sleep(0.02)
 
         return StreamingResponse(stream(), media_type="application/json")

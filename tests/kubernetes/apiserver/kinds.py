@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import secrets
+import string
 from dataclasses import dataclass
 from typing import Any
 
 Object = dict[str, Any]
+_LETTERS = string.ascii_lowercase + string.digits
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,9 @@ _JOB = {"parallelism": 1, "completions": 1, "backoffLimit": 6, "completionMode":
 def with_defaults(kind: Kind, entry: Object) -> Object:
     """Return an object with the defaults that the API server fills in."""
     made = _without_nulls(entry)
+    metadata = made.setdefault("metadata", {})
+    if not metadata.get("name") and metadata.get("generateName"):
+        metadata["name"] = metadata["generateName"] + "".join(secrets.choice(_LETTERS) for _ in range(5))
     spec = made.setdefault("spec", {}) if kind in (PODS, DEPLOYMENTS, REPLICA_SETS, JOBS) else {}
     if "status" in kind.subresources and "status" not in made:
         made["status"] = {"phase": "Pending"} if kind is PODS else {}

@@ -57,9 +57,14 @@ class Container:
         return self.folder / f"log-{self.restarts}.txt"
 
     def signal(self, number: int) -> None:
-        """Send a signal to every process of the container."""
+        """Send a signal to the container's first process; the one that cannot be refused ends them all."""
         if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, number)
+            (os.killpg if number == signal.SIGKILL else os.kill)(self.process.pid, number)
+
+
+def _heed_no_signal() -> None:
+    """Be deaf like the first process of a container, which hears no signal that it does not ask for."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 class Kubelet:
@@ -162,6 +167,7 @@ class Kubelet:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
+                    preexec_fn=_heed_no_signal,  # noqa: PLW1509 - it makes one system call
                 )
             except OSError as error:
                 container.due = time.monotonic() + BACKOFF_S

@@ -10,7 +10,10 @@ from tests.kubernetes.apiserver.kinds import NODES, PODS, Object
 from tests.kubernetes.apiserver.quantities import Amounts, add, amounts, requests_of
 from tests.kubernetes.apiserver.store import Store
 
-_HINT = "preemption: 0/{total} nodes are available: {total} Preemption is not helpful for scheduling."
+_HINT = (
+    "no new claims to deallocate, "
+    "preemption: 0/{total} nodes are available: {total} Preemption is not helpful for scheduling."
+)
 
 
 def schedule(store: Store) -> None:

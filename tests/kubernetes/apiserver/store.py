@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-import secrets
-import string
 import uuid
 from collections import deque
 from collections.abc import Callable
@@ -17,7 +15,6 @@ from tests.kubernetes.apiserver import faults
 from tests.kubernetes.apiserver.kinds import NAMESPACES, Kind, Object
 
 _NAME = re.compile(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
-_LETTERS = string.ascii_lowercase + string.digits
 HISTORY = 500
 
 
@@ -103,8 +100,6 @@ class Store:
             raise faults.not_found(NAMESPACES, namespace)
         made = copy.deepcopy(entry)
         metadata = made.setdefault("metadata", {})
-        if not metadata.get("name") and metadata.get("generateName"):
-            metadata["name"] = metadata["generateName"] + "".join(secrets.choice(_LETTERS) for _ in range(5))
         name = metadata.get("name", "")
         if not _NAME.match(name) or len(name) > 253:
             raise faults.invalid(kind, name, "metadata.name", "must be a lowercase RFC 1123 subdomain")
