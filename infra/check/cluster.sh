@@ -106,6 +106,11 @@ run submit promote "grading-published/$version" --without-comparison --reason "i
 kill "$asking" 2>/dev/null || true
 expect "the version that is pinned" "{\"grading-published\": \"$version\"}" "$(pinned)"
 
+say "a job that no node takes is taken back, with the reason"
+told=$(run submit --gpus 1000 --pending 1 models 2>&1) && { echo "a job with 1000 GPUs ran" >&2; exit 1; }
+grep "Pending, no GPU node" <<< "$told" || { echo "$told" >&2; exit 1; }
+expect "jobs of the step that are left" "" "$(k get jobs -o name | grep gliaflow-models || true)"
+
 say "an upgrade and a rollback of the release leave the promoted version alone"
 install --set model_serving.settings.max_request_mb=65
 expect "the setting after the upgrade" 65 "$(k get configmap "$release-model-serving" -o jsonpath='{.data.GLIAFLOW_MAX_REQUEST_MB}')"
