@@ -39,7 +39,7 @@ from services.feature_store.tables import (
     read_case_ids,
     write_tables,
 )
-from services.shared.errors import NotFound
+from services.shared.errors import NotFound, Unavailable
 from services.shared.manifest import run_step
 from services.shared.settings import settings
 from services.shared.storage import Storage
@@ -48,6 +48,7 @@ STEP = "register"
 STEP_VERSION = "4"
 
 _KEYS = [CASE_ID, EVENT_TIMESTAMP]
+_DATABASES = {"redis": "GLIAFLOW_FEATURE_ONLINE_URL", "sqlalchemy": "GLIAFLOW_FEATURE_REGISTRY_URL"}
 
 
 def registry_key(cohort: str) -> str:
@@ -89,6 +90,24 @@ def repo_config(cohort: str, *, registry: str, online: str, root: str | None) ->
     )
 
 
+@contextmanager
+def _databases_answer() -> Iterator[None]:
+    """Name the setting of a database that fails; its client, which a store of files never imports, is not asked for."""
+    try:
+        yield
+    except Exception as error:
+        setting = _DATABASES.get(type(error).__module__.partition(".")[0])
+        if setting is None:
+            raise
+        raise Unavailable(
+            "a database of the feature store does not answer, or refuses",
+            field=setting,
+            got=f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}",
+            remedy="start it, let it take writes, or correct the setting",
+        ) from error
+
+
+@_databases_answer()
 def register_cohort(storage: Storage, request: RegisterRequest) -> RegisterResult:
     """Gather a cohort's rows into its tables, register views over them, and load the newest row of each case.
 
@@ -98,6 +117,8 @@ def register_cohort(storage: Storage, request: RegisterRequest) -> RegisterResul
     ------
     NotFound, InvalidTable
         See :func:`services.feature_store.tables.write_tables`.
+    Unavailable
+        Where a database that the settings name fails.
     """
     started = time.perf_counter()
     tables = write_tables(storage, request.cohort, request.cases)
@@ -257,6 +278,7 @@ class Catalogue:
         return grouped
 
 
+@_databases_answer()
 def historical_frame(storage: Storage, cohort: str, rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """Return what was known of cases at given moments: a point-in-time join.
 
@@ -276,6 +298,8 @@ def historical_frame(storage: Storage, cohort: str, rows: pd.DataFrame, names: S
     ------
     NotFound
         Where the cohort is not registered, or a case or a name is unknown.
+    Unavailable
+        Where a database that the settings name fails.
     """
     with open_store(storage, cohort) as (store, catalogue):
         by_view = catalogue.resolve(names)
@@ -314,6 +338,7 @@ def historical_features(storage: Storage, request: HistoricalRequest) -> Feature
     )
 
 
+@_databases_answer()
 def online_features(storage: Storage, request: OnlineRequest) -> FeatureRows:
     """Return the newest features of cases, one row for each id asked for, in their order.
 
@@ -321,6 +346,8 @@ def online_features(storage: Storage, request: OnlineRequest) -> FeatureRows:
     ------
     NotFound
         Where the cohort is not registered, or a case or a name is unknown.
+    Unavailable
+        Where a database that the settings name fails.
     """
     with open_store(storage, request.cohort) as (store, catalogue):
         by_view = catalogue.resolve(request.names)

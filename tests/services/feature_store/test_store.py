@@ -29,7 +29,7 @@ from services.feature_store.store import (
 )
 from services.shared.cohort import CaseKeys, Label, Sequence, participants_key
 from services.shared.contracts import CaseRef
-from services.shared.errors import InvalidMask, InvalidTable, NotFound
+from services.shared.errors import InvalidMask, InvalidTable, NotFound, Unavailable
 from services.shared.settings import settings
 from services.shared.storage import Storage
 from services.shared.volume import write_volume
@@ -344,6 +344,24 @@ def test_registry_in_a_database_by_settings(storage, make_cohort, monkeypatch, t
     assert storage.exists(online_key("demo"))
     assert newest(storage, ["P1"], MEAN) == [{MEAN: row_of(storage, "P1")[MEAN]}]
     assert not register_cohort(storage, RegisterRequest(cohort="demo")).cached
+
+
+@pytest.mark.parametrize(
+    ("setting", "place"),
+    [
+        ("GLIAFLOW_FEATURE_ONLINE_URL", "redis://127.0.0.1:1"),
+        ("GLIAFLOW_FEATURE_REGISTRY_URL", "postgresql+psycopg://gliaflow:secret@127.0.0.1:1/features"),
+    ],
+)
+def test_a_database_that_does_not_answer_is_named(storage, make_cohort, monkeypatch, setting, place):
+    make_cohort(storage, ["P1"])
+    monkeypatch.setenv(setting, place)
+    settings.cache_clear()
+    with pytest.raises(Unavailable) as failed:
+        register_cohort(storage, RegisterRequest(cohort="demo"))
+    assert failed.value.field == setting
+    assert "127.0.0.1" in failed.value.got
+    assert "secret" not in str(failed.value)
 
 
 def test_registry_that_moves_with_its_tables_reads_them(registered, tmp_path):
