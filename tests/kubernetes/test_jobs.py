@@ -50,7 +50,8 @@ def space(place: Place, release: Rendered) -> Iterator[tuple[Cluster, Cluster]]:
     token = {"kind": "Secret", "metadata": {"name": "gliaflow-token"}, "stringData": {"token": "t"}}
     apply(admin, release.named("ConfigMap", "pipelines"), token)
     apply(admin, *release.of("PersistentVolumeClaim"))
-    stand_in.images["gliaflow/pipelines:0.1.0"] = stand_in.images[place.image]
+    (container,) = release.named("Deployment", "worker")["spec"]["template"]["spec"]["containers"]
+    stand_in.images[container["image"]] = stand_in.images[place.image]
     yield admin, connection(place.account(name, "rel-promoter"), name, inside=True)
     admin.core.delete_namespace(name)
 
