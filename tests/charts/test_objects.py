@@ -78,7 +78,7 @@ def test_probes_give_a_model_time_to_load(rendered: Rendered) -> None:
 
 def test_images_are_named_by_version_without_a_registry(rendered: Rendered) -> None:
     for _, container in rendered.containers():
-        assert re.fullmatch(r"gliaflow/[a-z_]+:\d+\.\d+\.\d+", container["image"])
+        assert re.fullmatch(r"gliaflow/[a-z_]+:\d+\.\d+\.\d+(-cuda)?", container["image"])
 
 
 def test_images_can_be_named_by_registry_and_digest(charts: Charts) -> None:

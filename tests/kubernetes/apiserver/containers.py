@@ -53,7 +53,7 @@ def environment_of(store: Store, pod: Object, address: str, mounts: Mounts, imag
         Where a config map, a secret or a key is missing.
     """
     (spec,) = pod["spec"]["containers"]
-    found = dict(image)
+    found: dict[str, str] = {}
     for source in spec.get("envFrom", []):
         if "configMapRef" in source:
             found |= _data(store, False, pod, source["configMapRef"]["name"])
@@ -65,7 +65,7 @@ def environment_of(store: Store, pod: Object, address: str, mounts: Mounts, imag
             if "valueFrom" in variable
             else variable.get("value", "")
         )
-    return {name: _moved(value, mounts) for name, value in found.items()}
+    return {**image, **{name: _moved(value, mounts) for name, value in found.items()}}
 
 
 def _value_from(store: Store, pod: Object, spec: Object, address: str, source: Object) -> str:
