@@ -9,6 +9,7 @@ from services.feature_store.studies import maker_column
 from services.shared.errors import InvalidValue
 
 PLATFORM = "extracted by gliaflow"
+_AND = ", network "
 
 
 def maker_columns(columns: Iterable[str]) -> tuple[str, ...]:
@@ -37,7 +38,7 @@ def state_makers(makers: Mapping[str, str], columns: Iterable[str]) -> str | Non
     names = maker_columns(columns)
     if not names:
         return None
-    return ", network ".join((PLATFORM, *dict.fromkeys(makers.get(name, "of no stated name") for name in names)))
+    return _AND.join((PLATFORM, *dict.fromkeys(makers.get(name, "of no stated name") for name in names)))
 
 
 def check_makers(found: str | None, learnt: str | None, *, case: str, model: str) -> None:
@@ -55,7 +56,7 @@ def check_makers(found: str | None, learnt: str | None, *, case: str, model: str
     InvalidValue
         Where other networks made them, or the model does not state which made those that it learnt from.
     """
-    if found is not None and found != learnt:
+    if found is not None and not _parts(found) <= _parts(learnt or ""):
         raise InvalidValue(
             "the deep features are of another network than the model learnt from",
             case=case,
@@ -66,3 +67,8 @@ def check_makers(found: str | None, learnt: str | None, *, case: str, model: str
             remedy="name that network in the section extract_deep and run 'gliaflow extract --deep' again; "
             "where it was trained again, run the study again",
         )
+
+
+def _parts(stated: str) -> set[str]:
+    """Return what a statement names: a model may read the features of only some networks that its study had."""
+    return set(stated.split(_AND))
